@@ -1,0 +1,28 @@
+SHELL := /bin/bash
+PY := .venv/bin/python
+.PHONY: install install-dev demo test check bench lock clean
+
+install:            ## what kubereach needs, and the command at .venv/bin/kubereach
+	@scripts/install
+
+install-dev:
+	@scripts/install --dev
+
+demo: install       ## a lab with agents and controller in it; prints the address of the matrix
+	.venv/bin/kubereach lab up --name demo
+
+test: install-dev   ## all tests but those on the real Kubernetes
+	$(PY) -m pytest -q tests
+
+check: install-dev  ## style, types, layers
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy model agent controller cli lab
+	.venv/bin/lint-imports
+
+bench: install-dev  ## figures, never a gate
+	$(PY) -m tests.bench
+
+lock:               ## renews both lock files
+	.venv/bin/pip-compile -q --generate-hashes --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --strip-extras --allow-unsafe -o requirements.lock pyproject.toml
+	.venv/bin/pip-compile -q --extra dev --generate-hashes --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --strip-extras --allow-unsafe -c requirements.lock -o requirements-dev.lock pyproject.toml
