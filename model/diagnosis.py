@@ -92,7 +92,8 @@ class ProbeReport(msgspec.Struct, frozen=True, kw_only=True):
 
 class Cell(msgspec.Struct, frozen=True, kw_only=True):
     """One cell of a matrix. `loss` 0…1 over the window; `rtt_us` median of the window; `age_s` of the newest
-    observation."""
+    observation.
+    """
 
     source: str
     destination: str

@@ -60,7 +60,8 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
 
 class Route(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A route. `destination` is a CIDR ("0.0.0.0/0" for the default); `type` as iproute2 names it (unicast,
-    blackhole…)."""
+    blackhole…).
+    """
 
     family: int
     destination: str
@@ -110,7 +111,11 @@ class FdbEntry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RouteQuery(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A question to the kernel: where would this packet go (RTM_GETROUTE)? `incoming` asks as for a forwarded one."""
+    """A question to the kernel: where would this packet go (RTM_GETROUTE)? `incoming` asks as for a forwarded one.
+
+    `incoming` (here and in `Packet`) is a device, or "@ADDRESS": the device through which this host reaches ADDRESS,
+    which the asker on another host need not know. Where no route leads there, the query is answered as if it had none.
+    """
 
     destination: str
     source: str = ""
@@ -140,6 +145,7 @@ class Packet(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     host.
 
     `protocol` is tcp, udp, icmp or icmpv6; `state` the conntrack state it would have (new, established, …).
+    `incoming` may be "@ADDRESS", as in `RouteQuery`; `outgoing` empty is found out by asking the kernel for the route.
     """
 
     family: int
@@ -183,7 +189,8 @@ class RuleRef(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 class WalkStep(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A rule that the packet meets and matches, and what it does (accept, drop, reject, dnat, snat, masquerade, mark,
-    …)."""
+    …).
+    """
 
     hook: str
     rule: RuleRef
@@ -246,6 +253,19 @@ class CniFile(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     error: str = ""
 
 
+class Resolution(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Who answered an ARP request or neighbour solicitation sent just now (RFC 826, RFC 4861), past the kernel's cache.
+
+    `macs` is empty if nobody answered, and has several if several hosts claim the address. `device` is empty, and
+    `error` says so, where the address is not on a link of this host.
+    """
+
+    address: str
+    device: str = ""
+    macs: tuple[str, ...] = ()
+    error: str = ""
+
+
 class TapQuery(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Count packets of one flow at every device of the namespace for `duration_ms`, both directions.
 
@@ -282,6 +302,7 @@ class FactsOrder(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     routes_asked: tuple[RouteQuery, ...] = ()
     walks_asked: tuple[Packet, ...] = ()
     droppers_asked: tuple[Packet, ...] = ()
+    resolve_asked: tuple[str, ...] = ()
     tap: TapQuery | None = None
 
 
@@ -302,5 +323,6 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     route_answers: tuple[RouteAnswer, ...] | None = None
     walks: tuple[Walk, ...] | None = None
     droppers: tuple[Dropper, ...] | None = None
+    resolved: tuple[Resolution, ...] | None = None
     tap: tuple[TapCount, ...] | None = None
     errors: dict[str, str] = {}
