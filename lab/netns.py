@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import errno
 import os
 import socket
 import subprocess
@@ -35,9 +36,7 @@ class CommandResult:
 
     __slots__ = ("argv", "returncode", "stderr", "stdout")
 
-    def __init__(
-        self, argv: Sequence[str], returncode: int, stdout: str, stderr: str
-    ) -> None:
+    def __init__(self, argv: Sequence[str], returncode: int, stdout: str, stderr: str) -> None:
         self.argv = tuple(argv)
         self.returncode = returncode
         self.stdout = stdout
@@ -46,12 +45,8 @@ class CommandResult:
     def checked(self) -> CommandResult:
         """Return self, or raise NetnsError with the command's own words."""
         if self.returncode:
-            said = (self.stderr.strip() or self.stdout.strip() or "no message").replace(
-                "\n", "; "
-            )
-            raise NetnsError(
-                f"{' '.join(self.argv)}: exit code {self.returncode}: {said[:600]}"
-            )
+            said = (self.stderr.strip() or self.stdout.strip() or "no message").replace("\n", "; ")
+            raise NetnsError(f"{' '.join(self.argv)}: exit code {self.returncode}: {said[:600]}")
         return self
 
 
@@ -70,8 +65,13 @@ def _prepare_directory() -> None:
     """Make /run/netns a shared mount, as `ip netns add` does, so that removals reach other mount namespaces."""
     with _mount_lock:
         NETNS_DIR.mkdir(mode=0o755, parents=True, exist_ok=True)
-        if not os.path.ismount(NETNS_DIR):
-            target = os.fsencode(NETNS_DIR)
+        target = os.fsencode(NETNS_DIR)
+        try:
+            # EINVAL where it is no mount point yet (os.path.ismount cannot tell for a bind mount)
+            _call("mount", b"", target, b"none", _MS_SHARED | _MS_REC, None)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
             _call("mount", target, target, b"none", _MS_BIND | _MS_REC, None)
             _call("mount", b"", target, b"none", _MS_SHARED | _MS_REC, None)
 
@@ -99,16 +99,12 @@ def create(name: str) -> None:
     except FileExistsError:
         raise NetnsError(f"network namespace {name} exists already") from None
     except OSError as error:
-        raise NetnsError(
-            f"cannot make network namespace {name}: {error.strerror}"
-        ) from None
+        raise NetnsError(f"cannot make network namespace {name}: {error.strerror}") from None
     try:
         _in_own_thread(make)
     except OSError as error:
         os.unlink(path)
-        raise NetnsError(
-            f"cannot make network namespace {name}: {error.strerror}"
-        ) from None
+        raise NetnsError(f"cannot make network namespace {name}: {error.strerror}") from None
 
 
 def delete(name: str) -> bool:
@@ -130,9 +126,7 @@ def exists(name: str) -> bool:
 def names(prefix: str = "") -> list[str]:
     """Return the names of all namespaces that begin with `prefix`, sorted."""
     try:
-        return sorted(
-            entry for entry in os.listdir(NETNS_DIR) if entry.startswith(prefix)
-        )
+        return sorted(entry for entry in os.listdir(NETNS_DIR) if entry.startswith(prefix))
     except FileNotFoundError:
         return []
 
@@ -232,13 +226,9 @@ async def run(
     except FileNotFoundError:
         raise NetnsError(f"{full[0]}: command not found") from None
     try:
-        out, err = await asyncio.wait_for(
-            process.communicate(None if stdin is None else stdin.encode()), timeout_s
-        )
+        out, err = await asyncio.wait_for(process.communicate(None if stdin is None else stdin.encode()), timeout_s)
     except TimeoutError:
-        raise NetnsError(
-            f"{' '.join(argv)} in {name}: no end after {timeout_s:g} s"
-        ) from None
+        raise NetnsError(f"{' '.join(argv)} in {name}: no end after {timeout_s:g} s") from None
     finally:
         if process.returncode is None:
             process.kill()
@@ -276,8 +266,6 @@ def run_sync(
     except FileNotFoundError:
         raise NetnsError(f"{full[0]}: command not found") from None
     except subprocess.TimeoutExpired:
-        raise NetnsError(
-            f"{' '.join(argv)} in {name}: no end after {timeout_s:g} s"
-        ) from None
+        raise NetnsError(f"{' '.join(argv)} in {name}: no end after {timeout_s:g} s") from None
     result = CommandResult(argv, done.returncode, done.stdout, done.stderr)
     return result.checked() if check else result
