@@ -25,14 +25,19 @@ class LinkEvent(msgspec.Struct, frozen=True, kw_only=True):
     carrier: bool
 
 
-class Hello(msgspec.Struct, frozen=True, kw_only=True, tag="hello"):
-    """First message of an agent. `boot` names this run of the agent; `via` the neighbour that relays, "" if direct."""
+class Hello(msgspec.Struct, frozen=True, kw_only=True, tag="hello", omit_defaults=True):
+    """First message of an agent.
+
+    `boot` names this run of the agent; `via` the neighbour that relays, "" if direct; `uplink` the device that holds
+    the node's address, remembered for the time when the node can no longer tell.
+    """
 
     node: str
     boot: str
     version: str
     at_ms: int
     via: str = ""
+    uplink: str = ""
 
 
 class Batch(msgspec.Struct, frozen=True, kw_only=True, tag="batch", omit_defaults=True):
