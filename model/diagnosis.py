@@ -92,7 +92,7 @@ class ProbeReport(msgspec.Struct, frozen=True, kw_only=True):
 
 class Cell(msgspec.Struct, frozen=True, kw_only=True):
     """One cell of a matrix. `loss` 0…1 over the window; `rtt_us` median of the window; `age_s` of the newest
-    observation.
+    observation. `node_ready` is false where Kubernetes says that either end's node is not Ready.
     """
 
     source: str
@@ -104,6 +104,7 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
     age_s: float | None = None
     paths: int = 0
     failing: tuple[str, ...] = ()
+    node_ready: bool = True
 
 
 class Matrix(msgspec.Struct, frozen=True, kw_only=True):

@@ -105,12 +105,15 @@ class Ack(msgspec.Struct, frozen=True, kw_only=True, tag="ack"):
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True, tag="order", omit_defaults=True):
-    """Something to do now: `probe` or `facts`; answered within `timeout_ms` or given up."""
+    """Something to do now: `probe`, `facts`, or `sweep` (make every probe of the plan due at once, spread as the agent
+    sees fit; answered as soon as that is begun). Answered within `timeout_ms` or given up.
+    """
 
     order: int
     timeout_ms: int
     probe: ProbeOrder | None = None
     facts: FactsOrder | None = None
+    sweep: bool = False
 
 
 FromAgent = Hello | Batch | Status | Answer | Armed | Goodbye

@@ -1,0 +1,1 @@
+"""Kubernetes: watch, typed state, reviews. The only home of the kubernetes library."""

@@ -1,0 +1,1 @@
+"""What was observed of every path: windows, states, cells."""

@@ -1,0 +1,1 @@
+"""Who probes what, how often: pure functions from cluster state to plans."""
