@@ -1,0 +1,1 @@
+"""Facts: reads one network namespace in a child process that ends (`python -m agent.host`)."""

@@ -1,0 +1,49 @@
+"""`python -m agent.host`: reads facts of one network namespace and ends.
+
+One JSON `FactsOrder` on stdin, one JSON `Facts` line on stdout; before it the line {"armed":true} once a tap that was
+asked for is listening. Exit code 2 and a line on stderr if the order is not one or the namespace cannot be entered. It
+changes nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+import msgspec
+
+from agent.host.collect import collect
+from agent.host.context import Context
+from agent.host.enter import enter
+from model.facts import FactsOrder
+
+
+def main() -> int:
+    """Takes the order, answers it."""
+    parser = argparse.ArgumentParser(prog="python -m agent.host", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--netns", default="", help="path of the network namespace; the caller's own without")
+    parser.add_argument("--cni-conf-dir", default="/etc/cni/net.d")
+    parser.add_argument("--cni-bin-dir", default="/opt/cni/bin", help="one or several, with colons in between")
+    parser.add_argument("--proc-root", default="/proc", help="the host's /proc")
+    options = parser.parse_args()
+    try:
+        order = msgspec.json.decode(sys.stdin.buffer.read(), type=FactsOrder)
+        if options.netns:
+            enter(options.netns)
+    except (msgspec.MsgspecError, OSError) as error:
+        sys.stderr.write(f"facts: {error}\n")
+        return 2
+    context = Context(
+        order,
+        netns=options.netns,
+        proc_root=options.proc_root,
+        cni_conf_dir=options.cni_conf_dir,
+        cni_bin_dir=options.cni_bin_dir,
+    )
+    sys.stdout.buffer.write(msgspec.json.encode(collect(context)) + b"\n")
+    sys.stdout.buffer.flush()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

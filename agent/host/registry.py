@@ -1,0 +1,97 @@
+"""The table of subjects: which module reads which field of `Facts`. A subject is added by a line here.
+
+Modules are imported when they are asked for, so that a small order pays for no large one.
+"""
+
+# ruff: noqa: PLC0415 - late imports are this module's purpose
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from agent.host.context import Context
+from model.facts import FactsOrder
+
+
+def _links(context: Context) -> object:
+    return context.links
+
+
+def _addresses(context: Context) -> object:
+    return context.addresses
+
+
+def _routes(context: Context) -> object:
+    return context.routes
+
+
+def _rules(context: Context) -> object:
+    from agent.host import rules
+
+    return rules.read(context.netlink)
+
+
+def _neighbours(context: Context) -> object:
+    from agent.host import neighbours
+
+    return neighbours.read(context.netlink, context.device_names)
+
+
+def _fdb(context: Context) -> object:
+    from agent.host import fdb
+
+    return fdb.read(context.netlink, context.device_names)
+
+
+def _sysctls(context: Context) -> object:
+    from agent.host import sysctls
+
+    return sysctls.read(context.device_names.values())
+
+
+def _sockets(_: Context) -> object:
+    from agent.host import sockets
+
+    return sockets.read()
+
+
+def _resolver(context: Context) -> object:
+    from agent.host import resolver
+
+    return resolver.read(context.proc_root)
+
+
+def _cni(context: Context) -> object:
+    from agent.host import cni
+
+    return cni.read(context.cni_conf_dir, context.cni_bin_dirs)
+
+
+def _route_answers(context: Context) -> object:
+    from agent.host import route_answers
+
+    return route_answers.read(context.netlink, context.order.routes_asked, context.device_names)
+
+
+READERS: Final[dict[str, Callable[[Context], Any]]] = {
+    "links": _links,
+    "addresses": _addresses,
+    "routes": _routes,
+    "rules": _rules,
+    "neighbours": _neighbours,
+    "fdb": _fdb,
+    "sysctls": _sysctls,
+    "sockets": _sockets,
+    "resolver": _resolver,
+    "cni": _cni,
+    "route_answers": _route_answers,
+}
+
+
+def wanted(order: FactsOrder) -> tuple[str, ...]:
+    """The subjects that an order asks for, those that its queries imply included."""
+    implied = {
+        "route_answers": order.routes_asked,
+    }
+    asked = [*order.subjects, *(subject for subject, queries in implied.items() if queries)]
+    return tuple(dict.fromkeys(asked))
