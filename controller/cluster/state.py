@@ -179,12 +179,12 @@ class Namespace(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Workload(msgspec.Struct, frozen=True, kw_only=True):
-    """A Deployment, DaemonSet or StatefulSet; `selector` is the raw LabelSelector."""
+    """A Deployment, DaemonSet or StatefulSet. `replicas` are wanted; `selector` is the raw LabelSelector."""
 
     kind: str
     namespace: str
     name: str
-    wanted: int = 0
+    replicas: int = 0
     ready: int = 0
     selector: dict[str, Any] = {}
     template_labels: dict[str, str] = {}
@@ -301,9 +301,25 @@ class ClusterState:
         pod = self.pods_by_address.get(address)
         return pod.node if pod is not None else ""
 
-    @cached_property
+    def backends_of(self, service: Service) -> tuple[Backend, ...]:
+        """The backends of all ports of a Service, ready or not."""
+        return tuple(b for port in service.ports for b in self.backends(service, port))
+
     def dns_service(self) -> Service | None:
         """The cluster's DNS Service: kube-system/kube-dns, or the one with its label."""
+        return self._dns_service
+
+    def dns_pods(self) -> tuple[Pod, ...]:
+        """The pods that the DNS Service selects, ready or not, in order of name; those that are ending left out."""
+        service = self._dns_service
+        if service is None or not service.selector:
+            return ()
+        wanted = service.selector.items()
+        own = [p for p in self.pods.values() if p.namespace == service.namespace and wanted <= p.labels.items()]
+        return tuple(sorted((p for p in own if not p.deleting and p.phase not in FINISHED), key=lambda p: p.name))
+
+    @cached_property
+    def _dns_service(self) -> Service | None:
         named = self.services.get("kube-system/kube-dns")
         if named is not None:
             return named
