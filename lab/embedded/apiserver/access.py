@@ -111,7 +111,7 @@ class Tokens:
         }
         text = f"{_encode({'alg': 'HS256', 'typ': 'JWT'})}.{_encode(payload)}"
 
-    XX
+        return f"{text}.{_sign(self._secret, text)}", float(int(now + lifetime_s))
 
     def user_of(self, token: str, audiences: Iterable[str] = (API_AUDIENCE,)) -> tuple[User, list[str]] | str:
         """Return the user and the audiences that hold, or why there is none."""

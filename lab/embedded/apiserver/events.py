@@ -34,6 +34,7 @@ def from_storage(kind: Kind, item: Object) -> Object:
     if kind.group != EVENTS:
         return item
     shown = {_BACK.get(name, name): value for name, value in item.items()}
-    shown.setdefault("eventTime", None)
+    if not shown.get("eventTime"):
+        shown["eventTime"] = item["metadata"]["creationTimestamp"].replace("Z", ".000000Z")
     shown.update(apiVersion=kind.api_version, kind="Event")
     return shown

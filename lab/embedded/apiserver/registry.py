@@ -124,9 +124,7 @@ class Registry:
                 where = f"{item['metadata']['namespace']}/{account}"
                 text = f'error looking up service account {where}: serviceaccount "{account}" not found'
                 raise Refusal(403, f'pods "{item["metadata"]["name"]}" is forbidden: {text}')
-        elif kind.key == "services":
-            item["status"] = {"loadBalancer": {}}
-        elif kind.key == "networking.k8s.io/ingresses":
+        elif kind.key in ("services", "networking.k8s.io/ingresses"):
             item["status"] = {"loadBalancer": {}}
 
     def _after_create(self, kind: Kind, key: Key, item: Object) -> None:
