@@ -1,0 +1,187 @@
+"""Denials in words: which policy isolates, and which peer or port its rules lack. Pure.
+
+Written for the person who has to mend the policy, so it names the rule that comes nearest and what keeps it from
+matching: "pay/allow-shop allows TCP 8443 from app=frontend; this pod is app=frontent".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from msgspec import Struct
+
+from controller.policy.compiled import Hit
+from controller.policy.objects import (
+    Action,
+    BlockPeer,
+    Direction,
+    DomainsPeer,
+    NodesPeer,
+    Operator,
+    Peer,
+    PodsPeer,
+    Policy,
+    PortRule,
+    Requirement,
+    Rule,
+    Selector,
+)
+from controller.policy.universe import Item, matches
+
+
+def rule_text(hit: Hit) -> str:
+    """Name a rule: "NetworkPolicy pay/allow-shop ingress[0]"; without a rule, the isolation."""
+    if hit.rule is None:
+        return f"{hit.policy.label} (isolates; no rule matches)"
+    name = f' "{hit.rule.name}"' if hit.rule.name else ""
+    return f"{hit.policy.label} {hit.rule.where}{name} ({hit.rule.action.value})"
+
+
+class Question(Struct, frozen=True):
+    """One direction of a connection: `subject` is the side that policies select there, `peer` the other."""
+
+    direction: Direction
+    subject: Item
+    peer: Item
+    peer_namespace: Mapping[str, str]
+    protocol: str
+    port: int
+
+    @property
+    def destination(self) -> Item:
+        """The side whose named ports count."""
+        return self.subject if self.direction is Direction.INGRESS else self.peer
+
+
+def explain_denial(question: Question, hits: tuple[Hit, ...]) -> str:
+    """Say why the direction is denied, by what decided it."""
+    decided = next((hit for hit in hits if hit.rule is not None and hit.rule.action is Action.DENY), None)
+    if decided is not None:
+        return f"{rule_text(decided)} denies it"
+    best: tuple[int, str] | None = None
+    for hit in hits:
+        for rule in _rules(hit.policy, question.direction) if hit.rule is None else ():
+            rank, text = _lack(hit.policy, rule, question)
+            if best is None or rank < best[0]:
+                best = (rank, text)
+    if best is not None:
+        return best[1]
+    names = ", ".join(dict.fromkeys(hit.policy.short for hit in hits))
+    verb = "isolate" if "," in names else "isolates"
+    return f"{names} {verb} this pod for {question.direction.value} and no rule allows anything"
+
+
+def _rules(policy: Policy, direction: Direction) -> tuple[Rule, ...]:
+    return (policy.ingress if direction is Direction.INGRESS else policy.egress) or ()
+
+
+def _lack(policy: Policy, rule: Rule, question: Question) -> tuple[int, str]:
+    """Give how far a rule is from matching, and what it lacks."""
+    asked = (question.protocol, question.port)
+    distance, lack = _peer_lack(rule, question.peer, question.peer_namespace)
+    good_port = rule.ports is None or any(_port_matches(entry, asked, question.destination) for entry in rule.ports)
+    way = "from" if question.direction is Direction.INGRESS else "to"
+    peers = " or ".join(peer_text(peer) for peer in rule.peers) if rule.peers else "everybody"
+    allows = f"{policy.short} allows {ports_text(rule.ports)} {way} {peers}"
+    wanted = f"{question.protocol} {question.port}"
+    if distance == 0:
+        return 1, f"{allows}; {wanted} is not among them"
+    if good_port:
+        return 1 + distance, f"{allows}; {lack}"
+    return 100 + distance, f"{allows}; {lack}, and {wanted} is not among them"
+
+
+def _port_matches(rule: PortRule, asked: tuple[str, int], named: Item) -> bool:
+    if rule.protocol not in {None, asked[0]}:
+        return False
+    if rule.name is None:
+        return rule.first <= asked[1] <= rule.last
+    return any(entry.name == rule.name and (entry.protocol, entry.port) == asked for entry in named.named_ports)
+
+
+def _peer_lack(rule: Rule, item: Item, peer_namespace: Mapping[str, str]) -> tuple[int, str]:
+    if rule.peers is None:
+        return 0, ""
+    found = [_one_lack(peer, item, peer_namespace) for peer in rule.peers]
+    return min(found, key=lambda entry: entry[0]) if found else (50, "it names nobody")
+
+
+def _one_lack(peer: Peer, item: Item, peer_namespace: Mapping[str, str]) -> tuple[int, str]:
+    who = {"pod": "this pod", "node": f"node {item.name}", "range": f"{item.span[0]} to {item.span[1]}"}[item.kind]
+    if isinstance(peer, PodsPeer):
+        if item.kind != "pod":
+            return 40, f"{who} is no pod that a selector matches"
+        labels = dict(item.labels)
+        unmet = [wanted for wanted in peer.pods.requirements if not matches(Selector((wanted,)), labels)]
+        spaces = [wanted for wanted in peer.namespaces.requirements if not matches(Selector((wanted,)), peer_namespace)]
+        strange = peer.namespace is not None and peer.namespace != item.namespace
+        says = []
+        if unmet:
+            says.append(f"{who} is {_state(unmet, labels)}")
+        if spaces:
+            says.append(f"its namespace {item.namespace} is {_state(spaces, peer_namespace)}")
+        if strange:
+            says.append(f"{who} is in namespace {item.namespace}")
+        return len(unmet) + 2 * len(spaces) + 3 * strange, ", ".join(says)
+    if isinstance(peer, BlockPeer):
+        where = (
+            f"{who} is not within {peer_text(peer)}" if item.kind != "pod" else f"{who} is not matched by an ipBlock"
+        )
+        return 30, where
+    return 45, f"{who} is not among them"
+
+
+def _state(unmet: list[Requirement], labels: Mapping[str, str]) -> str:
+    keys = dict.fromkeys(wanted.key for wanted in unmet)
+    return ", ".join(f"{key}={labels[key]}" if key in labels else f"without label {key}" for key in keys)
+
+
+def ports_text(ports: tuple[PortRule, ...] | None) -> str:
+    """Write the ports of a rule: "TCP 8443, UDP dns", or "all ports"."""
+    if ports is None:
+        return "all ports"
+    if not ports:
+        return "no port"
+    return ", ".join(_port_text(entry) for entry in ports)
+
+
+def _port_text(entry: PortRule) -> str:
+    protocol = f"{entry.protocol} " if entry.protocol else ""
+    if entry.name is not None:
+        return f"{protocol}{entry.name}"
+    if (entry.first, entry.last) == (1, 65535):
+        return f"{protocol}(all ports)"
+    return f"{protocol}{entry.first}" if entry.first == entry.last else f"{protocol}{entry.first}-{entry.last}"
+
+
+def peer_text(peer: Peer) -> str:
+    """Write a peer: "app=frontend in namespaces team=shop", "10.0.0.0/8 except 10.1.0.0/16"."""
+    if isinstance(peer, BlockPeer):
+        inner = f" except {', '.join(str(block) for block in peer.exceptions)}" if peer.exceptions else ""
+        return f"{peer.cidr}{inner}"
+    if isinstance(peer, NodesPeer):
+        return f"nodes {_selector_text(peer.selector)}" if peer.selector.requirements else "every node"
+    if isinstance(peer, DomainsPeer):
+        return ", ".join(peer.names)
+    pods = _selector_text(peer.pods) if peer.pods.requirements else "every pod"
+    if peer.namespace is not None:
+        return pods if peer.pods.requirements else f"every pod of namespace {peer.namespace}"
+    if peer.same_labels or peer.not_same_labels:
+        kind = "the same" if peer.same_labels else "other"
+        return f"{pods} in namespaces with {kind} {', '.join(peer.same_labels or peer.not_same_labels)}"
+    return f"{pods} in namespaces {_selector_text(peer.namespaces)}" if peer.namespaces.requirements else pods
+
+
+def _selector_text(selector: Selector) -> str:
+    return ",".join(_requirement_text(wanted) for wanted in selector.requirements)
+
+
+def _requirement_text(wanted: Requirement) -> str:
+    if wanted.operator is Operator.EXISTS:
+        return wanted.key
+    if wanted.operator is Operator.DOES_NOT_EXIST:
+        return f"!{wanted.key}"
+    negated = wanted.operator is Operator.NOT_IN
+    if len(wanted.values) == 1:
+        return f"{wanted.key}{'!=' if negated else '='}{wanted.values[0]}"
+    return f"{wanted.key} {'not in' if negated else 'in'} ({', '.join(wanted.values)})"
