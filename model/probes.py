@@ -10,14 +10,34 @@ import hashlib
 
 import msgspec
 
+from model.ports import (
+    CONTROLLER_PLAIN_PORT,
+    CONTROLLER_PORT,
+    ENDPOINT_PORT,
+    HOST_ECHO_PORT,
+    RELAY_PORT,
+    UDP_MAGIC,
+)
 from model.words import Method, Outcome
 
-UDP_MAGIC = b"KR"
-ENDPOINT_PORT = 8700
-HOST_ECHO_PORT = 8701
-RELAY_PORT = 8702
-CONTROLLER_PORT = 8703
-CONTROLLER_PLAIN_PORT = 8704
+__all__ = [
+    "CONTROLLER_PLAIN_PORT",
+    "CONTROLLER_PORT",
+    "EMPTY_PLAN",
+    "ENDPOINT_PORT",
+    "HOST_ECHO_PORT",
+    "RELAY_PORT",
+    "UDP_MAGIC",
+    "Attempt",
+    "Observation",
+    "Plan",
+    "ProbeOrder",
+    "ProbeResult",
+    "RelayPeer",
+    "Task",
+    "Vantage",
+    "stable_id",
+]
 
 
 class Vantage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
