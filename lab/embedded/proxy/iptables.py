@@ -87,8 +87,10 @@ class _Writer:
             ("mangle", "KUBE-IPTABLES-HINT KUBE-KUBELET-CANARY KUBE-PROXY-CANARY"),
             (
                 "filter",
-                "KUBE-EXTERNAL-SERVICES KUBE-FIREWALL KUBE-FORWARD KUBE-KUBELET-CANARY KUBE-NODEPORTS"
-                + " KUBE-PROXY-CANARY KUBE-PROXY-FIREWALL KUBE-SERVICES",
+                (
+                    "KUBE-EXTERNAL-SERVICES KUBE-FIREWALL KUBE-FORWARD KUBE-KUBELET-CANARY KUBE-NODEPORTS "
+                    "KUBE-PROXY-CANARY KUBE-PROXY-FIREWALL KUBE-SERVICES"
+                ),
             ),
             (
                 "nat",
