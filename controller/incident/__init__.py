@@ -1,0 +1,1 @@
+"""Incidents: diagnoses with a lifetime."""

@@ -1,0 +1,1 @@
+"""The causes of the catalogue, one file each, with everything about it: sign, facts, predicate, object, mend."""

@@ -1,0 +1,111 @@
+"""A Service whose selector matches no pod."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from controller.cluster.state import ClusterState, Pod, Service
+from controller.diagnosis.case import Case
+from controller.diagnosis.catalogue import CauseType
+from controller.diagnosis.finding import Finding
+from controller.diagnosis.scope import Scope
+from model.diagnosis import Cause, Evidence, Object
+
+CODE = "service.no_endpoints"
+
+
+def find(case: Case) -> Iterator[Finding]:
+    """Yield the Service if it has a selector, no backend at all, and no pod that the selector matches."""
+    service = case.flow.service
+    if service is None or not service.selector or case.cluster.backends_of(service):
+        return
+    if any(_matches(service.selector, pod.labels) for pod in _pods(case.cluster, service)):
+        return
+    idle = [
+        w
+        for w in case.cluster.workloads.values()
+        if w.namespace == service.namespace and w.replicas == 0 and _matches(service.selector, w.template_labels)
+    ]
+    yield _finding(case.cluster, service, idle[0].name if idle else "")
+
+
+def _finding(cluster: ClusterState, service: Service, idle: str) -> Finding:
+    name = f"{service.namespace}/{service.name}"
+    selector = ",".join(f"{k}={v}" for k, v in sorted(service.selector.items()))
+    evidence = [
+        Evidence(fact="endpoints", says=f"no EndpointSlice of {name} has an address"),
+        Evidence(
+            fact="selector",
+            says=f"its selector {selector} matches no pod of namespace {service.namespace}",
+            value=selector,
+        ),
+    ]
+    summary = f"Service {name} has no endpoints: its selector {selector} matches no pod"
+    fix = f"kubectl -n {service.namespace} edit service {service.name}   (spec.selector)"
+    near = _nearest(cluster, service)
+    if idle:
+        summary = f"Service {name} has no endpoints: its workload {idle} is scaled to 0"
+        fix = f"kubectl -n {service.namespace} scale deployment {idle} --replicas=1"
+    elif near is not None:
+        pod, differing = near
+        said = ", ".join(f"{key} is {pod.labels.get(key, 'missing')}" for key in differing)
+        wanted = ", ".join(f"{key}={service.selector[key]}" for key in differing)
+        evidence.append(
+            Evidence(
+                fact="nearest_pod", says=f"the nearest pod is {pod.namespace}/{pod.name}: there {said}, wanted {wanted}"
+            )
+        )
+        summary += f"; nearest is pod {pod.name}, whose {said} where {wanted} is wanted"
+        values = ", ".join(f'"{key}": "{pod.labels[key]}"' for key in differing if key in pod.labels)
+        if values:
+            patch = f'{{"spec": {{"selector": {{{values}}}}}}}'
+            fix = f"kubectl -n {service.namespace} patch service {service.name} -p '{patch}'"
+    cause = Cause(
+        code=CODE,
+        confidence=0.99,
+        object=Object(kind="Service", namespace=service.namespace, name=service.name),
+        summary=summary,
+        evidence=tuple(evidence),
+        fix=fix,
+        suppresses=CAUSE.suppresses,
+    )
+    return Finding(cause=cause, scope=Scope(targets=(service.uid,)), intended=bool(idle))
+
+
+def _pods(cluster: ClusterState, service: Service) -> list[Pod]:
+    return [
+        p for p in cluster.pods.values() if p.namespace == service.namespace and p.phase not in {"Succeeded", "Failed"}
+    ]
+
+
+def _matches(selector: dict[str, str], labels: dict[str, str]) -> bool:
+    return all(labels.get(key) == value for key, value in selector.items())
+
+
+def _nearest(cluster: ClusterState, service: Service) -> tuple[Pod, list[str]] | None:
+    """The pod that differs in the fewest labels of the selector, if it shares a key or a word of its name at all."""
+
+    def likeness(pod: Pod) -> tuple[int, int, int]:
+        agree = sum(pod.labels.get(k) == v for k, v in service.selector.items())
+        named = sum(
+            service.name in (pod.labels.get(k) or "") or (pod.labels.get(k) or "\0") in service.name
+            for k in service.selector
+        )
+        has = sum(k in pod.labels for k in service.selector)
+        return (agree, named + int(pod.name.startswith(service.name)), has)
+
+    best = max(_pods(cluster, service), key=likeness, default=None)
+    if best is None or likeness(best)[:2] == (0, 0):
+        return None
+    return best, [k for k, v in sorted(service.selector.items()) if best.labels.get(k) != v]
+
+
+CAUSE = CauseType(
+    code=CODE,
+    title="A Service's selector matches no pod",
+    sign="one Service, refused from everywhere",
+    evidence="empty EndpointSlices, the selector, and the pod that comes nearest to it",
+    find=find,
+    concerns=lambda flow: flow.service is not None,
+    suppresses=("node.firewall_drop", "fabric.blocked"),
+)

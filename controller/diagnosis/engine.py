@@ -1,0 +1,218 @@
+"""The diagnoser: watches the matrix for failures, has suspects examined, opens and closes incidents; answers probes.
+
+It drives; deciding is done by `localise` (whom to suspect), `explain` (what fits) and the causes. One examination in
+the background at a time, a few on demand beside it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from controller.agents import AgentRegistry
+from controller.cluster.state import ClusterState
+from controller.diagnosis import explain, localise
+from controller.diagnosis.case import Case, Flow
+from controller.diagnosis.catalogue import concerned
+from controller.diagnosis.examine import Examiner, order_of
+from controller.diagnosis.finding import Finding
+from controller.diagnosis.flows import Question, question_of
+from controller.diagnosis.localise import Suspect
+from controller.incident.book import Entry, IncidentBook
+from controller.matrix.paths import PathStatus
+from controller.plan.paths import ClusterPlan, Path
+from model.clock import Clock
+from model.diagnosis import CellRef
+from model.probes import ProbeResult
+from model.words import CellState, Outcome
+
+TICK_S = 0.2
+EXAMINE_S = 12.0
+AGAIN_S = 4.0
+REEXAMINE_S = 20.0
+EXAMINATIONS_BEFORE_INCONCLUSIVE = 2
+NARROWED = 8
+
+log = logging.getLogger(__name__)
+
+
+class Statuses(Protocol):
+    """What the diagnoser needs of the matrix."""
+
+    def statuses(self) -> Mapping[str, PathStatus]:
+        """The status of every planned path, by path id."""
+        ...
+
+
+@dataclass(slots=True)
+class _Tried:
+    times: int
+    last_s: float
+
+
+class Diagnoser:
+    """Finds out why paths fail, in the background and on demand."""
+
+    def __init__(
+        self,
+        *,
+        cluster: Callable[[], ClusterState],
+        plan: Callable[[], ClusterPlan],
+        matrix: Statuses,
+        agents: AgentRegistry,
+        book: IncidentBook,
+        clock: Clock,
+    ) -> None:
+        self._cluster = cluster
+        self._plan = plan
+        self._matrix = matrix
+        self._agents = agents
+        self._book = book
+        self._clock = clock
+        self._examiner = Examiner(agents)
+        self._tried: dict[str, _Tried] = {}
+
+    async def run(self) -> None:
+        """Watch until cancelled. One failed examination never ends the watch."""
+        while True:
+            await asyncio.sleep(TICK_S)
+            suspect = self._tick()
+            if suspect is None:
+                continue
+            try:
+                async with asyncio.timeout(EXAMINE_S):
+                    await self._examine(suspect)
+            except TimeoutError:
+                log.warning("examination of %s gave up after %g s", suspect.path, EXAMINE_S)
+            except Exception:
+                log.exception("examination of %s failed", suspect.path)
+
+    # In the background
+
+    def _tick(self) -> Suspect | None:
+        """Bring the incidents up to date with the matrix; say what to examine next."""
+        if not self._cluster().synced:
+            return None
+        now = self._clock.wall()
+        statuses = self._matrix.statuses()
+        entries = self._book.open_entries()
+        review = localise.review(entries, statuses, now)
+        for entry in entries:
+            key = entry.incident.id
+            if key in review.healed:
+                self._book.resolve(key)
+                continue
+            since = (entry.healthy_since_s or now) if key in review.healthy else None
+            self._book.update(key, healthy_since_s=since, cells=cells_of(review.failing_of.get(key, ())))
+        self._forget(statuses)
+        unexplained = review.unexplained
+        resting = {path for path, tried in self._tried.items() if now - tried.last_s < AGAIN_S}
+        suspect = localise.choose(unexplained, statuses, self._silent(), resting)
+        return suspect or self._second_look(entries, statuses, now)
+
+    def _second_look(
+        self, entries: tuple[Entry, ...], statuses: Mapping[str, PathStatus], now: float
+    ) -> Suspect | None:
+        """An inconclusive incident is looked at again from time to time: what was silent may speak by now."""
+        for entry in entries:
+            if entry.incident.causes[0].code != explain.INCONCLUSIVE:
+                continue
+            for status in statuses.values():
+                tried = self._tried.get(status.path.id)
+                rested = tried is None or now - tried.last_s >= REEXAMINE_S
+                if rested and status.state is CellState.FAILING and any(s.covers(status.path) for s in entry.scopes):
+                    return Suspect(status.path, entry.scopes[0], entry.incident.causes[0].object.name)
+        return None
+
+    def _forget(self, statuses: Mapping[str, PathStatus]) -> None:
+        for path_id in [p for p in self._tried if (s := statuses.get(p)) is None or s.state is CellState.OK]:
+            del self._tried[path_id]
+
+    def _silent(self) -> frozenset[str]:
+        return frozenset(a.node for a in self._agents.all() if not a.connected)
+
+    async def _examine(self, suspect: Suspect) -> None:
+        now = self._clock.wall()
+        tried = self._tried.setdefault(suspect.path.id, _Tried(0, now))
+        tried.times += 1
+        tried.last_s = now
+        question = question_of(suspect.path, self._cluster())
+        if question is None:
+            return
+        case, findings = await self.diagnose(question)
+        status = self._matrix.statuses().get(suspect.path.id)
+        if status is None or status.state not in {CellState.FAILING, CellState.DEGRADED}:
+            return
+        first_sign = status.first_failure_at or status.since
+        telling = tuple(f for f in findings if not f.intended)
+        if telling:
+            self._open(telling, first_sign, suspect.path)
+        elif findings:
+            tried.last_s = now + REEXAMINE_S
+        elif tried.times >= EXAMINATIONS_BEFORE_INCONCLUSIVE and not _is_transient(case):
+            self._open((explain.inconclusive(case, suspect.scope, suspect.shape),), first_sign, suspect.path)
+
+    def _open(self, findings: tuple[Finding, ...], first_sign: float, path: Path) -> None:
+        """Open one incident for each object that is at fault; it replaces an inconclusive one."""
+        explained = [f for f in findings if f.scope.covers(path)] or [findings[0]]
+        best = explained[0]
+        others = tuple(f for f in findings if f is not best)
+        for entry in self._book.open_entries():
+            vague = entry.incident.causes[0].code == explain.INCONCLUSIVE
+            if vague and best.cause.code != explain.INCONCLUSIVE and any(s.covers(path) for s in entry.scopes):
+                self._book.resolve(entry.incident.id)
+        statuses = self._matrix.statuses().values()
+        concerned_ = [s.path for s in statuses if s.state is CellState.FAILING and best.scope.covers(s.path)] or [path]
+        self._book.open((best, *others), first_sign, cells_of(tuple(concerned_)))
+
+    # Both in the background and on demand
+
+    async def diagnose(self, question: Question) -> tuple[Case, tuple[Finding, ...]]:
+        """Examine a flow and say what fits, best first; nothing found is an empty tuple."""
+        flow = await self._narrow(question)
+        plan = self._plan()
+        case = Case(
+            flow=flow,
+            cluster=self._cluster(),
+            paths=plan.paths,
+            statuses=self._matrix.statuses(),
+            uplinks={a.node: a.uplink for a in self._agents.all() if a.uplink},
+        )
+        case = await self._examiner.first(case, concerned(flow))
+        case = replace(case, statuses=self._matrix.statuses())
+        findings = explain.early(case)
+        if not explain.is_decisive(findings):
+            case = await self._examiner.second(case)
+            findings += explain.late(case)
+        return case, explain.ordered(findings)
+
+    async def _narrow(self, question: Question) -> Flow:
+        """Find the backend that fails, asked directly from the same place; the Service itself if none does."""
+        flow = question.flow
+        if not question.backends:
+            return flow
+
+        async def passes(backend: Flow) -> bool:
+            order = order_of(backend, count=2, interval_ms=30, timeout_ms=600)
+            result = await self._agents.probe(flow.source.node, order, 2.5)
+            return not isinstance(result, ProbeResult) or result.outcome in {Outcome.OK, Outcome.NOT_MEASURED}
+
+        asked = question.backends[:NARROWED]
+        results = await asyncio.gather(*(passes(b) for b in asked))
+        failing = [b for b, passed in zip(asked, results, strict=True) if not passed]
+        return failing[0] if failing else flow
+
+
+def _is_transient(case: Case) -> bool:
+    """Whether the flow worked while it was examined: then there is nothing left to explain."""
+    return case.burst is not None and case.burst.outcome is Outcome.OK
+
+
+def cells_of(paths: tuple[Path, ...]) -> tuple[CellRef, ...]:
+    """The cells in which paths lie, without doubles, in order."""
+    return tuple(
+        dict.fromkeys(CellRef(p.kind.value, p.source_node, p.destination) for p in sorted(paths, key=lambda p: p.id))
+    )

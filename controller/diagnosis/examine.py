@@ -1,0 +1,247 @@
+"""Examines a failing flow: asks just the agents concerned, and only for what the causes that can apply need.
+
+Three rounds, each skipped where the one before was decisive: what the hosts are (facts, packet walks, counters before);
+a burst of probes with taps at both uplinks; the counters behind it. Decides nothing about causes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Mapping
+from dataclasses import dataclass, field, replace
+from ipaddress import ip_address
+
+from controller.agents import AgentRegistry, OrderError
+from controller.cluster.state import Pod
+from controller.diagnosis.case import Case, Flow, Site, outer_packets_of, packets_of
+from controller.diagnosis.catalogue import CauseType
+from controller.diagnosis.flows import vantage_of
+from model.facts import Facts, FactsOrder, Packet, RouteQuery, TapQuery
+from model.probes import ProbeOrder, ProbeResult, Vantage
+from model.words import Method, Network
+
+FACTS_S = 2.5
+BURST_COUNT = 5
+BURST_INTERVAL_MS = 40
+BURST_TIMEOUT_MS = 400
+TAP_MS = 900
+ARMED_S = 1.5
+WITNESSES = 2
+VXLAN_PORTS = (8472, 4789)
+QUESTION = "kubernetes.default.svc.cluster.local."
+
+
+@dataclass(slots=True)
+class Answers:
+    """What came back of a round of orders."""
+
+    facts: dict[Site, Facts] = field(default_factory=dict)
+    silent: dict[str, str] = field(default_factory=dict)
+
+
+def first_orders(case: Case, causes: tuple[CauseType, ...]) -> dict[Site, FactsOrder]:
+    """What to ask in the first round: host facts on the flow's nodes, and of the destination's pod."""
+    flow = case.flow
+    needs = frozenset[str]().union(*(c.needs for c in causes)) if causes else frozenset()
+    orders: dict[Site, FactsOrder] = {}
+    for node in flow.nodes:
+        packets = (*packets_of(flow, node), *_outer(case, node))
+        orders[node, ""] = FactsOrder(
+            vantage=Vantage(),
+            subjects=tuple(sorted(needs)),
+            routes_asked=_route_queries(flow, node),
+            walks_asked=packets,
+            droppers_asked=packets,
+        )
+    pod_needs = frozenset[str]().union(*(c.pod_needs for c in causes)) if causes else frozenset()
+    if pod_needs and flow.destination.pod is not None and flow.destination.node:
+        orders[flow.destination.site] = FactsOrder(vantage=flow.destination.vantage, subjects=tuple(sorted(pod_needs)))
+    return orders
+
+
+def _outer(case: Case, node: str) -> tuple[Packet, ...]:
+    flow = case.flow
+    if not (flow.crosses and flow.network is Network.POD):
+        return ()
+    one, other = flow.source.node, flow.destination.node
+    addresses = (case.node_address(one, 4), case.node_address(other, 4))
+    if not all(addresses):
+        addresses = (case.node_address(one, 6), case.node_address(other, 6))
+    return tuple(outer_packets_of((one, other), addresses, VXLAN_PORTS, node)) if all(addresses) else ()
+
+
+def _route_queries(flow: Flow, node: str) -> tuple[RouteQuery, ...]:
+    queries = []
+    for where, source, destination, _reply in flow.ways():
+        if where == node and not (destination.node == node and destination.pod is None):
+            local = source.node == node and source.pod is None
+            incoming = "" if local else f"@{source.address}"
+            queries.append(RouteQuery(destination=destination.address, source=source.address, incoming=incoming))
+    return tuple(queries)
+
+
+class Examiner:
+    """Carries out the rounds. One object serves any number of examinations; each has its own case."""
+
+    def __init__(self, agents: AgentRegistry) -> None:
+        self._agents = agents
+
+    async def first(self, case: Case, causes: tuple[CauseType, ...]) -> Case:
+        """Facts of the hosts and the destination's pod; of DNS replicas; and, for a silent node, of its neighbours."""
+        answers, replicas = await asyncio.gather(
+            self._ask(first_orders(case, causes)),
+            self._replicas(case) if case.flow.method is Method.DNS else _nothing(),
+        )
+        witnesses = await self._witnesses(case, answers.silent) if answers.silent else {}
+        return replace(
+            case,
+            facts={**case.facts, **answers.facts, **{site: f for site, (f, _) in replicas.items() if f is not None}},
+            silent={**case.silent, **answers.silent},
+            replicas={site[1]: result for site, (_, result) in replicas.items()},
+            witnesses=witnesses,
+        )
+
+    async def second(self, case: Case) -> Case:
+        """A burst of probes from the flow's source, with taps at both hosts, and the counters behind it."""
+        flow = case.flow
+        taps = {node: asyncio.Event() for node in flow.nodes if flow.crosses and node not in case.silent}
+        tapping = {node: asyncio.ensure_future(self._tap(flow, node, armed)) for node, armed in taps.items()}
+        try:
+            if taps:
+                await asyncio.wait([asyncio.ensure_future(_within(e.wait(), ARMED_S)) for e in taps.values()])
+            burst = await self._burst(flow)
+            tapped = dict(zip(tapping, await asyncio.gather(*tapping.values()), strict=True))
+        finally:
+            for task in tapping.values():
+                task.cancel()
+        counters = await self._ask(
+            {
+                site: FactsOrder(vantage=Vantage(), droppers_asked=order.droppers_asked)
+                for site, order in first_orders(case, ()).items()
+                if site[0] not in case.silent
+            }
+        )
+        after: dict[Site, Facts] = {}
+        for site, facts in counters.facts.items():
+            tap = tapped.get(site[0])
+            after[site] = Facts(
+                at_ms=facts.at_ms,
+                droppers=facts.droppers,
+                tap=tap.tap if tap is not None else None,
+                errors=facts.errors,
+            )
+        return replace(case, after=after, burst=burst)
+
+    async def _tap(self, flow: Flow, node: str, armed: asyncio.Event) -> Facts | None:
+        query = TapQuery(
+            family=flow.family,
+            source=flow.source.address,
+            destination=flow.destination.address,
+            protocol=flow.protocol,
+            port=flow.port,
+            duration_ms=TAP_MS,
+        )
+        answer = await self._agents.facts(
+            node, FactsOrder(vantage=Vantage(), tap=query), ARMED_S + TAP_MS / 1000 + 1, armed.set
+        )
+        return answer if isinstance(answer, Facts) else None
+
+    async def _burst(self, flow: Flow) -> ProbeResult | None:
+        if not flow.source.node:
+            return None
+        return await self._probe(
+            flow.source.node,
+            order_of(flow, count=BURST_COUNT, interval_ms=BURST_INTERVAL_MS, timeout_ms=BURST_TIMEOUT_MS),
+        )
+
+    async def _probe(self, node: str, order: ProbeOrder) -> ProbeResult:
+        limit_s = 2 + (order.count * order.interval_ms + order.timeout_ms) / 1000
+        answer = await self._agents.probe(node, order, limit_s)
+        return answer if isinstance(answer, ProbeResult) else ProbeResult(error=str(answer))
+
+    async def _replicas(self, case: Case) -> dict[Site, tuple[Facts | None, ProbeResult]]:
+        """Each DNS server asked from its own node's host, where no policy and no other host stands between."""
+        pods = [p for p in case.cluster.dns_pods() if p.node and p.addresses and not p.host_network]
+
+        async def ask(pod: Pod) -> tuple[Facts | None, ProbeResult]:
+            address = next((a for a in pod.addresses if ip_address(a).version == case.flow.family), pod.addresses[0])
+            order = ProbeOrder(
+                vantage=Vantage(),
+                method=Method.DNS,
+                family=ip_address(address).version,
+                address=address,
+                port=53,
+                count=2,
+                interval_ms=50,
+                timeout_ms=600,
+                name=QUESTION,
+                record="A",
+                over_tcp=case.flow.over_tcp,
+            )
+            sockets = FactsOrder(vantage=vantage_of(pod), subjects=("sockets",))
+            result, facts = await asyncio.gather(
+                self._probe(pod.node, order), self._agents.facts(pod.node, sockets, FACTS_S)
+            )
+            return (facts if isinstance(facts, Facts) else None), result
+
+        results = await asyncio.gather(*(ask(p) for p in pods))
+        return {(p.node, p.uid): r for p, r in zip(pods, results, strict=True)}
+
+    async def _witnesses(self, case: Case, silent: Mapping[str, str]) -> dict[str, Facts]:
+        """Hosts on the same segment as a silent node, asked who answers ARP for its addresses."""
+        found: dict[str, Facts] = {}
+        for node in silent:
+            addresses = case.cluster.nodes[node].addresses if node in case.cluster.nodes else ()
+            zone = case.cluster.nodes[node].zone if node in case.cluster.nodes else ""
+            near = [n for n in case.cluster.nodes.values() if n.name not in silent and self._connected(n.name)]
+            near.sort(key=lambda n: (n.zone != zone, n.name))
+            orders = {(n.name, ""): FactsOrder(vantage=Vantage(), resolve_asked=addresses) for n in near[:WITNESSES]}
+            answers = await self._ask(orders)
+            found.update({site[0]: facts for site, facts in answers.facts.items()})
+        return found
+
+    def _connected(self, node: str) -> bool:
+        agent = self._agents.get(node)
+        return agent is not None and agent.connected
+
+    async def _ask(self, orders: Mapping[Site, FactsOrder]) -> Answers:
+        answers = Answers()
+
+        async def ask(site: Site, order: FactsOrder) -> None:
+            answer = await self._agents.facts(site[0], order, FACTS_S)
+            if isinstance(answer, Facts):
+                answers.facts[site] = answer
+            elif isinstance(answer, OrderError) and site[1] == "":
+                answers.silent[site[0]] = str(answer)
+
+        await asyncio.gather(*(ask(site, order) for site, order in orders.items()))
+        return answers
+
+
+def order_of(flow: Flow, *, count: int, interval_ms: int, timeout_ms: int, size: int = 0) -> ProbeOrder:
+    """The probe that a flow is, as an order to its source's agent."""
+    return ProbeOrder(
+        vantage=flow.source.vantage,
+        method=flow.method,
+        family=flow.family,
+        address=flow.destination.address,
+        port=flow.port,
+        count=count,
+        interval_ms=interval_ms,
+        timeout_ms=timeout_ms,
+        size=size,
+        name=flow.name,
+        record=flow.record,
+        over_tcp=flow.over_tcp,
+    )
+
+
+async def _nothing() -> dict[Site, tuple[Facts | None, ProbeResult]]:
+    return {}
+
+
+async def _within(waiting: Awaitable[object], limit_s: float) -> None:
+    try:
+        await asyncio.wait_for(waiting, limit_s)
+    except TimeoutError:
+        return

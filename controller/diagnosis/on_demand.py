@@ -1,0 +1,264 @@
+"""Answers `kubereach probe A B`: measures, holds the result against policy, and says why where it should pass."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from ipaddress import ip_address
+from typing import Any
+
+import msgspec
+
+from controller.agents import AgentRegistry
+from controller.cluster.state import ClusterState
+from controller.diagnosis import explain
+from controller.diagnosis.case import Case, Flow, Place
+from controller.diagnosis.engine import Diagnoser
+from controller.diagnosis.examine import order_of
+from controller.diagnosis.finding import Finding
+from controller.diagnosis.flows import Question
+from controller.diagnosis.request import ProbeRequest, dns_question, resolve
+from controller.incident.book import IncidentBook
+from controller.plan.paths import EgressTarget
+from controller.policy import AddressRef, NodeRef, PeerRef, PodRef, PolicyModel, UnknownPeerError
+from model.clock import Clock
+from model.diagnosis import Cause, Expectation, Hop, ProbeReport
+from model.probes import ProbeResult
+from model.words import Method, Outcome, Verdict
+
+EXAMINE_S = 9.0
+BLOCKED = frozenset({Outcome.TIMEOUT, Outcome.REFUSED, Outcome.UNREACHABLE, Outcome.RESET, Outcome.TOO_BIG})
+NAMELESS = frozenset({Outcome.NAME_NOT_FOUND, Outcome.SERVER_FAILURE})
+
+
+class OnDemand:
+    """Carries out probe requests. Raises `TargetError` for what cannot be asked; all else is in the report."""
+
+    def __init__(
+        self,
+        *,
+        cluster: Callable[[], ClusterState],
+        policy: Callable[[], PolicyModel | None],
+        agents: AgentRegistry,
+        diagnoser: Diagnoser,
+        book: IncidentBook,
+        clock: Clock,
+        egress: tuple[EgressTarget, ...] = (),
+    ) -> None:
+        self._cluster = cluster
+        self._policy = policy
+        self._agents = agents
+        self._diagnoser = diagnoser
+        self._book = book
+        self._clock = clock
+        self._egress = egress
+
+    async def probe(self, request: ProbeRequest) -> ProbeReport:
+        """Measure from A to B; examine if it fails although nothing forbids it (or if `trace` asks for it)."""
+        began = self._clock.monotonic()
+        cluster = self._cluster()
+        question = resolve(request, cluster, self._egress)
+        expected = expectation_of(question, self._policy())
+        order = order_of(
+            question.flow,
+            count=request.count,
+            interval_ms=request.interval_ms,
+            timeout_ms=request.timeout_ms,
+            size=request.size,
+        )
+        limit_s = 2 + (request.count * request.interval_ms + request.timeout_ms) / 1000
+        answer = await self._agents.probe(question.flow.source.node, order, limit_s)
+        result = answer if isinstance(answer, ProbeResult) else ProbeResult(error=str(answer))
+        verdict = verdict_of(expected, result.outcome)
+        case: Case | None = None
+        findings: tuple[Finding, ...] = ()
+        if (
+            request.trace is not False
+            and verdict in {Verdict.UNEXPECTED_BLOCK, Verdict.UNKNOWN}
+            and result.attempts
+            and expected.allowed is not False
+        ):
+            case, findings = await self._why(question, result)
+        causes = tuple(f.cause for f in findings) or self._known(question)
+        if expected.allowed is False or verdict is Verdict.HEALTHY:
+            causes = ()
+        return ProbeReport(
+            probe=description_of(request, question, cluster),
+            outcome=result.outcome,
+            expectation=expected,
+            verdict=verdict,
+            causes=causes,
+            hops=hops_of(case) if case is not None else (),
+            attempts=tuple(_plain(a) for a in result.attempts),
+            ruled_out=explain.ruled_out(case, burst=case.burst is not None) if case is not None and not causes else (),
+            missing_evidence=_missing(result, case, found=bool(causes)),
+            took_ms=int((self._clock.monotonic() - began) * 1000),
+        )
+
+    async def _why(self, question: Question, result: ProbeResult) -> tuple[Case | None, tuple[Finding, ...]]:
+        asked = self._as_name_question(question, result) or _with_address(question, result)
+        if asked is None:
+            return None, ()
+        try:
+            async with asyncio.timeout(EXAMINE_S):
+                return await self._diagnoser.diagnose(asked)
+        except TimeoutError:
+            return None, ()
+
+    def _as_name_question(self, question: Question, result: ProbeResult) -> Question | None:
+        """Where a URL failed at its name, the name is what to examine."""
+        flow = question.flow
+        at_name = result.outcome in NAMELESS or all(
+            "dns" in a.phases and "connect" not in a.phases for a in result.attempts
+        )
+        if flow.method is not Method.HTTP or flow.destination.address or not at_name or flow.source.pod is None:
+            return None
+        return dns_question(flow, self._cluster())
+
+    def _known(self, question: Question) -> tuple[Cause, ...]:
+        """Causes of open incidents that concern an end of the flow: all there is to say where no agent can be asked."""
+        nodes = set(question.flow.nodes) | {n for f in question.backends for n in f.nodes}
+        found = []
+        for entry in self._book.open_entries():
+            best = entry.incident.causes[0]
+            if best.code != explain.INCONCLUSIVE and any(nodes & set(s.nodes) for s in entry.scopes):
+                found.append(best)
+        return tuple(found)
+
+
+def expectation_of(question: Question, policy: PolicyModel | None) -> Expectation:
+    """What policy says of the flow: of each backend, where it goes to a Service."""
+    if policy is None:
+        return Expectation(allowed=None, missing="policies have not been read yet")
+    flows = question.backends or (question.flow,)
+    if question.flow.virtual_address and not question.backends:
+        return Expectation(allowed=None, missing="the Service has no ready backend to which policy could be applied")
+    decisions = [_decide(policy, flow) for flow in flows]
+    allowed = {d.allowed for d in decisions}
+    said = tuple(dict.fromkeys(b for d in decisions for b in d.because))
+    verdict = decisions[0].allowed if len(allowed) == 1 else None
+    missing = next((d.missing for d in decisions if d.missing), "")
+    if len(allowed) > 1:
+        missing = (
+            f"policy allows some backends and not others: {missing}"
+            if missing
+            else "policy allows some backends and not others"
+        )
+    return Expectation(allowed=verdict, because=said, missing=missing)
+
+
+def _decide(policy: PolicyModel, flow: Flow) -> Expectation:
+    try:
+        decision = policy.decide(_peer(flow.source), _peer(flow.destination), flow.protocol.upper(), flow.port)
+    except (UnknownPeerError, ValueError) as error:
+        return Expectation(allowed=None, missing=str(error))
+    return Expectation(allowed=decision.allowed, because=decision.because, missing=decision.missing)
+
+
+def _peer(place: Place) -> PeerRef:
+    if place.pod is not None:
+        return PodRef(place.pod.namespace, place.pod.name)
+    if place.node:
+        return NodeRef(place.node, (place.address,) if place.address else ())
+    return AddressRef(place.address)
+
+
+def verdict_of(expected: Expectation, outcome: Outcome) -> Verdict:
+    """Expectation held against outcome. A failure that nothing forbids is unexpected even where policy is silent."""
+    if outcome is Outcome.NOT_MEASURED:
+        return Verdict.UNKNOWN
+    if outcome is Outcome.OK:
+        return Verdict.UNEXPECTED_PASS if expected.allowed is False else Verdict.HEALTHY
+    if expected.allowed is False:
+        return Verdict.BLOCKED_AS_INTENDED if outcome in BLOCKED else Verdict.UNKNOWN
+    if expected.allowed is None and expected.because:
+        return Verdict.UNKNOWN
+    return Verdict.UNEXPECTED_BLOCK
+
+
+def _with_address(question: Question, result: ProbeResult) -> Question | None:
+    """The question with the address that the name led to; None where there is no address to examine."""
+    flow = question.flow
+    if flow.destination.address:
+        return question
+    for attempt in result.attempts:
+        for text in attempt.answer:
+            try:
+                family = ip_address(text).version
+            except ValueError:
+                continue
+            return replace(
+                question, flow=replace(flow, family=family, destination=replace(flow.destination, address=text))
+            )
+    return None
+
+
+def description_of(request: ProbeRequest, question: Question, cluster: ClusterState) -> dict[str, Any]:
+    """The `probe` part of a report."""
+    flow = question.flow
+    return {
+        "source": _end(flow.source, cluster),
+        "destination": _destination(request, flow, cluster),
+        "protocol": flow.method.value,
+        "port": flow.port or None,
+        "family": flow.family,
+        "count": request.count,
+    }
+
+
+def _end(place: Place, cluster: ClusterState) -> dict[str, Any]:
+    pod = place.pod or cluster.pods.get(place.vantage.pod_uid)
+    if pod is not None:
+        return {"kind": "Pod", "namespace": pod.namespace, "name": pod.name, "node": pod.node, "address": place.address}
+    if place.node:
+        return {"kind": "Node", "name": place.node, "address": place.address}
+    return {"kind": "Address", "address": place.address}
+
+
+def _destination(request: ProbeRequest, flow: Flow, cluster: ClusterState) -> dict[str, Any]:
+    if flow.method is Method.HTTP and flow.name:
+        return {"kind": "URL", "url": flow.name, "address": flow.destination.address}
+    if request.destination.startswith("dns/"):
+        return {"kind": "Name", "name": flow.name, "record": flow.record, "server": flow.destination.address}
+    if flow.service is not None and flow.virtual_address:
+        service = flow.service
+        return {
+            "kind": "Service",
+            "namespace": service.namespace,
+            "name": service.name,
+            "address": flow.virtual_address,
+        }
+    return _end(flow.destination, cluster)
+
+
+def hops_of(case: Case) -> tuple[Hop, ...]:
+    """Where the burst was seen, in the order of the way: from the source's node to the destination's, and back."""
+    hops = [
+        Hop(
+            node=node,
+            device=tap.device,
+            direction=tap.direction,
+            packets=tap.packets,
+            at_us=tap.first_us,
+            reply=tap.reply,
+            outer=tap.outer,
+        )
+        for node in case.flow.nodes
+        if (facts := case.after.get((node, ""))) is not None
+        for tap in facts.tap or ()
+    ]
+    first = case.flow.source.node
+    return tuple(sorted(hops, key=lambda h: (h.reply, (h.node != first) is not h.reply, h.at_us)))
+
+
+def _plain(attempt: object) -> dict[str, Any]:
+    built: dict[str, Any] = msgspec.to_builtins(attempt)
+    return built
+
+
+def _missing(result: ProbeResult, case: Case | None, *, found: bool) -> tuple[str, ...]:
+    said = (result.error,) if result.error else ()
+    if found or case is None:
+        return said
+    return (*said, *explain.missing_evidence(case))

@@ -1,0 +1,58 @@
+"""Which paths a cause explains: a conjunction of constraints, as data, so that it can be kept with its incident.
+
+A cause says what it breaks; whether those paths do fail is the matrix's word. Nothing here asks anybody.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from controller.plan.paths import Path
+from model.words import MatrixKind, Method, Network
+
+
+class Scope(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Constraints that a path must all meet; an empty one holds for every path.
+
+    `nodes`: the path begins or ends on one of them. `pairs`: it runs between the two nodes of one of them, either way.
+    `sources`, `destinations`: it begins, ends there. A path to a Service or to the DNS address ends on every node that
+    has a backend, since it may hit any of them. `crossing`: it leaves its node. `targets`: UIDs of pods or Services.
+    """
+
+    nodes: tuple[str, ...] = ()
+    pairs: tuple[tuple[str, str], ...] = ()
+    sources: tuple[str, ...] = ()
+    destinations: tuple[str, ...] = ()
+    crossing: bool = False
+    network: Network | None = None
+    family: int | None = None
+    method: Method | None = None
+    port: int | None = None
+    kinds: tuple[MatrixKind, ...] = ()
+    targets: tuple[str, ...] = ()
+    paths: tuple[str, ...] = ()
+
+    def covers(self, path: Path) -> bool:
+        """Whether this path meets every constraint."""
+        ends = path.destination_nodes
+        return (
+            (not self.nodes or path.source_node in self.nodes or not ends.isdisjoint(self.nodes))
+            and (not self.pairs or any(_between(path, pair) for pair in self.pairs))
+            and (not self.sources or path.source_node in self.sources)
+            and (not self.destinations or not ends.isdisjoint(self.destinations))
+            and (not self.crossing or ends != {path.source_node})
+            and (self.network is None or path.network is self.network)
+            and (self.family is None or path.family == self.family)
+            and (self.method is None or path.method is self.method)
+            and (self.port is None or path.port == self.port)
+            and (not self.kinds or path.kind in self.kinds)
+            and (not self.targets or path.target_uid in self.targets)
+            and (not self.paths or path.id in self.paths)
+        )
+
+
+def _between(path: Path, pair: tuple[str, str]) -> bool:
+    one, other = pair
+    return (path.source_node == one and other in path.destination_nodes) or (
+        path.source_node == other and one in path.destination_nodes
+    )
