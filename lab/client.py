@@ -52,7 +52,7 @@ class ApiError(Exception):
     """The server's refusal: HTTP code, Kubernetes reason ("NotFound", "Conflict", …) and message."""
 
     def __init__(self, code: int, reason: str, message: str) -> None:
-        """Keeps the three for callers that decide by them."""
+        """Keep the three for callers that decide by them."""
         super().__init__(f"{code} {reason}: {message}")
         self.code = code
         self.reason = reason
@@ -70,7 +70,7 @@ class Access:
 
 
 def resource_path(key: str, namespace: str | None = None, name: str | None = None, sub: str = "") -> str:
-    """The URL path of a resource key; without a namespace, the collection of all namespaces."""
+    """Return the URL path of a resource key; without a namespace, the collection of all namespaces."""
     group, _, plural = key.rpartition("/")
     parts = ["/api/v1"] if group in ("", "core") else [f"/apis/{GROUPS.get(group, group)}/v1"]
     if namespace is not None:
@@ -80,8 +80,10 @@ def resource_path(key: str, namespace: str | None = None, name: str | None = Non
 
 
 class ApiClient:
-    """One connection pool to one API server. Every request has a deadline; errors are ApiError,
-    aiohttp.ClientError or TimeoutError."""
+    """One connection pool to one API server.
+
+    Every request has a deadline; errors are ApiError, aiohttp.ClientError or TimeoutError.
+    """
 
     def __init__(
         self, server_url: str, token: str | None, ca_file: Path | str | None, connect: Connect | None = None
@@ -92,7 +94,7 @@ class ApiClient:
 
     @classmethod
     def from_kubeconfig(cls, path: Path | str, connect: Connect | None = None) -> Self:
-        """Reads the current context. Raises OSError, or ValueError where it names what is not there."""
+        """Read the current context. Raises OSError, or ValueError where it names what is not there."""
         client = cls.__new__(cls)
         client._setup(read_kubeconfig(path), connect)
         return client
@@ -105,7 +107,7 @@ class ApiClient:
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
-        """Opens the pool; no connection is made before the first request."""
+        """Open the pool; no connection is made before the first request."""
         connect = self._connect
         connector = aiohttp.TCPConnector(
             limit=0,
@@ -119,7 +121,7 @@ class ApiClient:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Closes every connection."""
+        """Close every connection."""
         if self._session is not None:
             await self._session.close()
             self._session = None
@@ -127,31 +129,29 @@ class ApiClient:
     async def list(
         self, key: str, namespace: str | None = None, *, label_selector: str = "", field_selector: str = ""
     ) -> list[Object]:
-        """The objects of a collection, each with its apiVersion and kind."""
-        listing = await self.list_raw(
-            key, namespace, label_selector=label_selector, field_selector=field_selector
-        )
+        """Return the objects of a collection, each with its apiVersion and kind."""
+        listing = await self.list_raw(key, namespace, label_selector=label_selector, field_selector=field_selector)
         kind, version = str(listing.get("kind", "")).removesuffix("List"), listing.get("apiVersion")
         return [{"apiVersion": version, "kind": kind, **item} for item in listing.get("items") or []]
 
     async def list_raw(
         self, key: str, namespace: str | None = None, *, label_selector: str = "", field_selector: str = ""
     ) -> Object:
-        """The list object itself; metadata.resourceVersion is where a watch may begin."""
+        """Return the list object itself; metadata.resourceVersion is where a watch may begin."""
         return await self.request(
             "GET", resource_path(key, namespace), params=_selectors(label_selector, field_selector)
         )
 
     async def get(self, key: str, name: str, namespace: str | None = None) -> Object:
-        """One object."""
+        """Return one object."""
         return await self.request("GET", resource_path(key, namespace, name))
 
     async def create(self, key: str, body: Object, namespace: str | None = None) -> Object:
-        """Creates in `namespace`, else in the one of the object's metadata; returns it as it was kept."""
+        """Create in `namespace`, else in the one of the object's metadata; returns it as it was kept."""
         return await self.request("POST", resource_path(key, _namespace(body, namespace)), body=body)
 
     async def replace(self, key: str, body: Object, namespace: str | None = None, *, sub: str = "") -> Object:
-        """Replaces the object (or its status); conflicts (409) if its resourceVersion is not the newest."""
+        """Replace the object (or its status); conflicts (409) if its resourceVersion is not the newest."""
         path = resource_path(key, _namespace(body, namespace), body["metadata"]["name"], sub)
         return await self.request("PUT", path, body=body)
 
@@ -165,7 +165,7 @@ class ApiClient:
         patch_type: PatchType = "merge",
         sub: str = "",
     ) -> Object:
-        """Patches; "apply" forces conflicts under the field manager "kubereach-lab"."""
+        """Patch; "apply" forces conflicts under the field manager "kubereach-lab"."""
         params = {"fieldManager": "kubereach-lab", "force": "true"} if patch_type == "apply" else {}
         path = resource_path(key, namespace, name, sub)
         return await self.request("PATCH", path, body=body, params=params, content=PATCH_TYPES[patch_type])
@@ -179,14 +179,14 @@ class ApiClient:
         *,
         patch_type: PatchType = "merge",
     ) -> Object:
-        """Merges into the status subresource; None removes a field."""
+        """Merge into the status subresource; None removes a field."""
         body = {"status": status}
         return await self.patch(key, name, body, namespace, patch_type=patch_type, sub="status")
 
     async def delete(
         self, key: str, name: str, namespace: str | None = None, *, grace_period_s: int | None = None
     ) -> Object:
-        """Deletes; what comes back is the object on its way out, or a Status."""
+        """Delete; what comes back is the object on its way out, or a Status."""
         params = {} if grace_period_s is None else {"gracePeriodSeconds": str(grace_period_s)}
         return await self.request("DELETE", resource_path(key, namespace, name), params=params)
 
@@ -199,7 +199,7 @@ class ApiClient:
         params: Mapping[str, str] | None = None,
         content: str = "application/json",
     ) -> Object:
-        """Any request of the API; raises ApiError for a status of 400 and above."""
+        """Make any request of the API; raises ApiError for a status of 400 and above."""
         data = None if body is None else msgspec.json.encode(body)
         headers = {"Content-Type": content, "Accept": "application/json"}
         async with self._opened().request(
@@ -221,7 +221,7 @@ class ApiClient:
         label_selector: str = "",
         field_selector: str = "",
     ) -> AsyncIterator[AsyncIterator[tuple[str, Object]]]:
-        """(type, object) from a resourceVersion on; ends when the server ends it, ApiError(410) when too old."""
+        """Yield (type, object) from a resourceVersion on until the server ends it; ApiError(410) when too old."""
         params = {
             "watch": "true",
             "resourceVersion": version,
@@ -243,8 +243,8 @@ class ApiClient:
 
 
 def read_kubeconfig(path: Path | str) -> Access:
-    """The current context of a kubeconfig; file references are relative to it."""
-    import yaml  # services that are given URL and token need not load it
+    """Return the current context of a kubeconfig; file references are relative to it."""
+    import yaml  # noqa: PLC0415 - services that are given URL and token need not load it
 
     base = Path(path).parent
     config = yaml.safe_load(Path(path).read_text())
@@ -308,7 +308,7 @@ def _error(code: int, raw: bytes) -> ApiError:
 
 
 async def _events(response: aiohttp.ClientResponse) -> AsyncIterator[tuple[str, Object]]:
-    """Splits by hand: StreamReader.readline refuses lines as long as a big object's."""
+    """Split by hand: StreamReader.readline refuses lines as long as a big object's."""
     rest = b""
     async for chunk in response.content.iter_any():
         *lines, rest = (rest + chunk).split(b"\n")

@@ -28,7 +28,7 @@ class KeyPair:
 
 
 def make_ca(directory: Path | str, name: str = "ca") -> KeyPair:
-    """Writes NAME.crt and NAME.key of a new authority into the directory (made if absent)."""
+    """Write NAME.crt and NAME.key of a new authority into the directory (made if absent)."""
     folder = Path(directory)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     key = ec.generate_private_key(ec.SECP256R1())
@@ -54,12 +54,11 @@ def make_ca(directory: Path | str, name: str = "ca") -> KeyPair:
     return _write(folder, name, certificate, key)
 
 
-def issue(
-    directory: Path | str, name: str, ips: Iterable[str] = (), dns_names: Iterable[str] = ()
-) -> KeyPair:
-    """Writes NAME.crt and NAME.key, a server certificate signed by the directory's `make_ca` authority.
+def issue(directory: Path | str, name: str, ips: Iterable[str] = (), dns_names: Iterable[str] = ()) -> KeyPair:
+    """Write NAME.crt and NAME.key, a server certificate signed by the directory's `make_ca` authority.
 
-    Raises ValueError for a malformed address, TypeError for a foreign authority and OSError where the authority's files are missing.
+    Raises ValueError for a malformed address, TypeError for a foreign authority and OSError where the authority's
+    files are missing.
     """
     folder = Path(directory)
     ca = x509.load_pem_x509_certificate((folder / "ca.crt").read_bytes())
@@ -74,18 +73,14 @@ def issue(
         _builder(subject, ca.subject, key.public_key())
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-        .add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False
-        )
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False)
     )
     if names:
         builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
     return _write(folder, name, builder.sign(ca_key, hashes.SHA256()), key)
 
 
-def _builder(
-    subject: x509.Name, issuer: x509.Name, public_key: ec.EllipticCurvePublicKey
-) -> x509.CertificateBuilder:
+def _builder(subject: x509.Name, issuer: x509.Name, public_key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
     now = datetime.datetime.now(datetime.UTC)
     return (
         x509.CertificateBuilder()
@@ -99,13 +94,9 @@ def _builder(
     )
 
 
-def _write(
-    folder: Path, name: str, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey
-) -> KeyPair:
+def _write(folder: Path, name: str, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> KeyPair:
     pair = KeyPair(folder / f"{name}.crt", folder / f"{name}.key")
-    pem = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     descriptor = os.open(pair.key, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         os.fchmod(file.fileno(), 0o600)

@@ -43,7 +43,7 @@ class Reflector:
         changed: asyncio.Event | None = None,
         on_change: OnChange | None = None,
     ) -> None:
-        """`changed` may be shared by several reflectors, so that one loop waits for them all."""
+        """Share `changed` among several reflectors, and one loop waits for them all."""
         self.key = key
         self.objects: dict[Key, Object] = {}
         self.changed = changed if changed is not None else asyncio.Event()
@@ -58,14 +58,14 @@ class Reflector:
         self._version: str | None = None
 
     async def run(self) -> None:
-        """Runs until cancelled; failures of server and network are waited out, others are raised."""
+        """Run until cancelled; failures of server and network are waited out, others are raised."""
         backoff_s = FIRST_BACKOFF_S
         while True:
             try:
                 if self._version is None:
                     self._version = await self._list()
-                async for self._version in self._watch(self._version):
-                    backoff_s = FIRST_BACKOFF_S
+                async for version in self._watch(self._version):
+                    self._version, backoff_s = version, FIRST_BACKOFF_S
             except ApiError as error:
                 if error.code == 410:
                     self._version = None
@@ -80,9 +80,7 @@ class Reflector:
     async def _list(self) -> str:
         listing = await self._client.list_raw(self.key, self._namespace, **self._selectors)
         kind, api = str(listing.get("kind", "")).removesuffix("List"), listing.get("apiVersion")
-        fresh = {
-            key_of(item): {"apiVersion": api, "kind": kind, **item} for item in listing.get("items") or []
-        }
+        fresh = {key_of(item): {"apiVersion": api, "kind": kind, **item} for item in listing.get("items") or []}
         for key in self.objects.keys() - fresh.keys():
             self._apply("DELETED", self.objects[key])
         for key, item in fresh.items():
@@ -117,6 +115,6 @@ class Reflector:
 
 
 def key_of(item: Object) -> Key:
-    """(namespace, name) of an object, "" where it has no namespace."""
+    """Return (namespace, name) of an object, "" where it has no namespace."""
     metadata = item["metadata"]
     return metadata.get("namespace") or "", metadata["name"]

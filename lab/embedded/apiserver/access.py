@@ -155,8 +155,15 @@ class Tokens:
             extra["authentication.kubernetes.io/pod-uid"] = [pod["uid"]]
             if "node" in claim:
                 extra["authentication.kubernetes.io/node-name"] = [claim["node"]["name"]]
-        groups = ("system:serviceaccounts", f"system:serviceaccounts:{namespace}", AUTHENTICATED)
-        return User(claims["sub"], account["uid"], groups, extra)
+        return User(claims["sub"], account["uid"], implied_groups(claims["sub"]), extra)
+
+
+def implied_groups(name: str) -> tuple[str, ...]:
+    """Return the groups that follow from a user's name."""
+    parts = name.split(":")
+    if len(parts) == 4 and name.startswith("system:serviceaccount:"):
+        return "system:serviceaccounts", f"system:serviceaccounts:{parts[2]}", AUTHENTICATED
+    return (AUTHENTICATED,)
 
 
 def _encode(value: object) -> str:

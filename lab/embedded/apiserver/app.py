@@ -7,7 +7,7 @@ from typing import Any
 from aiohttp import web
 
 from lab.embedded.apiserver import discovery, schema
-from lab.embedded.apiserver.access import Action, Tokens, User, decide
+from lab.embedded.apiserver.access import Action, Tokens, User, decide, implied_groups
 from lab.embedded.apiserver.errors import Refusal, not_found
 from lab.embedded.apiserver.events import from_storage
 from lab.embedded.apiserver.kinds import GROUPS, Object, storage_key
@@ -83,7 +83,19 @@ class Api:
         found = self._tokens.user_of(token.strip()) if scheme.lower() == "bearer" else ""
         if isinstance(found, str):
             raise Refusal(401, "Unauthorized")
-        return found[0]
+        return self._impersonated(request, found[0])
+
+    def _impersonated(self, request: web.Request, user: User) -> User:
+        """Return whom the client acts as (kubectl --as), if it may."""
+        name, groups = request.headers.get("Impersonate-User"), request.headers.getall("Impersonate-Group", [])
+        if name is None:
+            if groups:
+                raise Refusal(400, "Impersonate-Group without Impersonate-User")
+            return user
+        self._allow(user, Action("impersonate", "", "users", name=name))
+        for group in groups:
+            self._allow(user, Action("impersonate", "", "groups", name=group))
+        return User(name, "", (*groups, *implied_groups(name)))
 
     def _allow(self, user: User, action: Action) -> None:
         allowed, _ = decide(self._store, user, action)

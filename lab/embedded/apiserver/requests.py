@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from lab.embedded.apiserver import schema
+from lab.embedded.apiserver import protobuf, schema
 from lab.embedded.apiserver.access import Action
 from lab.embedded.apiserver.errors import Refusal, invalid
 from lab.embedded.apiserver.kinds import BY_PATH, EVENTS, Kind, Object
@@ -69,11 +69,13 @@ async def body_of(request: web.Request) -> Any:
     except web.HTTPRequestEntityTooLarge as error:
         raise Refusal(413, f"Request entity too large: limit is {request.client_max_size}") from error
     content = request.content_type
-    if "protobuf" in content or "cbor" in content:
+    if "cbor" in content:
         raise Refusal(415, f"the body of the request was in an unknown format - {content}")
     try:
+        if "protobuf" in content:
+            return protobuf.decode(raw) if raw else None
         return msgspec.json.decode(raw) if raw else None
-    except msgspec.DecodeError as error:
+    except ValueError as error:  # msgspec.DecodeError is one
         if "yaml" not in content:
             raise Refusal(400, f"couldn't parse the body of the request: {error}") from error
     except RecursionError as error:

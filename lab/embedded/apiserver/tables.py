@@ -120,7 +120,7 @@ def _pod_ready(item: Object) -> Cell:
 
 
 def _restarts(item: Object) -> Cell:
-    return sum(s.get("restartCount", 0) for s in at(item, "status.containerStatuses", []))
+    return int(sum(s.get("restartCount", 0) for s in at(item, "status.containerStatuses", [])))
 
 
 def _ready_of(ready: str, wanted: str) -> Callable[[Object], Cell]:
