@@ -1,0 +1,125 @@
+"""`kubereach probe A B`: one question on the wire, and why the answer is what it is."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import msgspec
+
+from cli.client import ConfigError
+from cli.options import (
+    EXIT_INCONCLUSIVE,
+    EXIT_OK,
+    EXIT_WRONG,
+    Parser,
+    command_parser,
+    milliseconds,
+    one_of,
+    port,
+    protocol,
+    whole,
+)
+from cli.render.incident import INCONCLUSIVE
+from cli.render.probe import probe_report
+from cli.session import Session, run
+from cli.targets import Target, TargetKind, parse_source, parse_target
+from model.diagnosis import ProbeReport
+from model.words import Verdict
+
+DESCRIPTION = """\
+Probes from A to B now, holds the result against NetworkPolicy, and where it fails names the cause.
+
+A is   node/NAME · pod/NAMESPACE/NAME (or NAMESPACE/NAME)
+B is   one of these, or svc/NAMESPACE/NAME[:PORT] · IP[:PORT] ([IPv6]:PORT) · dns/NAME · a URL"""
+EXAMPLES = """examples:
+  kubereach probe shop/frontend-0 svc/pay/payments:8443
+  kubereach probe node/node-a node/node-b --family 6
+  kubereach probe pod/ops/admin-0 dns/kubernetes.default.svc.cluster.local
+  kubereach probe pod/shop/frontend-0 https://example.org/ -o wide
+  kubereach probe node/node-a 10.96.0.10:53 --proto udp --count 20 --interval 50ms"""
+DIAGNOSIS_DEADLINE_S = 30.0
+
+
+def build_parser() -> Parser:
+    """The parser of this command."""
+    parser = command_parser("probe", DESCRIPTION, EXAMPLES)
+    parser.add_argument("source", metavar="A", help="where the probe starts")
+    parser.add_argument("destination", metavar="B", help="what it shall reach")
+    how = parser.add_argument_group("how to ask")
+    how.add_argument("--proto", type=protocol, help="tcp, udp, sctp, icmp, http or dns; else what suits B")
+    how.add_argument("--port", type=port, help="port of B, 1 to 65535; else what B declares")
+    how.add_argument("--family", type=one_of(("4", "6")), help="4 or 6; else what both ends have")
+    how.add_argument("--count", type=whole(1, 1000), default=3, help="attempts (3)")
+    how.add_argument("--interval", type=milliseconds(1, 10_000), metavar="TIME", help="between attempts (100ms)")
+    how.add_argument("--size", type=whole(0, 65_507), default=0, help="payload in octets, for udp and icmp (0)")
+    how.add_argument(
+        "--timeout", type=milliseconds(10, 60_000), default=1000, metavar="TIME", help="of one attempt (1s)"
+    )
+    how.add_argument(
+        "--trace",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="count the probe's packets at every device of the way; else only if it fails",
+    )
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command. Returns the exit code."""
+    args = build_parser().parse_args(argv)
+    return run(lambda session: _probe(session, args), args)
+
+
+def _probe(session: Session, args: argparse.Namespace) -> int:
+    body = request(args)
+    client = session.client
+    deadline_s = DIAGNOSIS_DEADLINE_S + args.count * (args.timeout + (args.interval or 100)) / 1000
+    with session.working(f"probing {args.source} → {args.destination}"):
+        document = client.post("/api/v1/probe", body, deadline_s=deadline_s)
+    report = msgspec.convert(document, ProbeReport)
+    session.show(document, lambda: probe_report(report, args.source, args.destination, wide=session.wide))
+    return exit_code(report)
+
+
+def request(args: argparse.Namespace) -> dict[str, Any]:
+    """The body that the API takes. Raises TargetError or ConfigError for what contradicts itself."""
+    source, destination = parse_source(args.source), parse_target(args.destination)
+    _check(destination, args)
+    body: dict[str, Any] = {
+        "source": source.text,
+        "destination": destination.text,
+        "protocol": args.proto,
+        "port": args.port,
+        "family": int(args.family) if args.family else None,
+        "count": args.count,
+        "size": args.size,
+        "timeout_ms": args.timeout,
+        "trace": args.trace,
+    }
+    if args.interval is not None:
+        body["interval_ms"] = args.interval
+    return body
+
+
+def _check(destination: Target, args: argparse.Namespace) -> None:
+    family = int(args.family) if args.family else 0
+    if args.port and destination.port and args.port != destination.port:
+        raise ConfigError(f"--port {args.port} contradicts '{args.destination}'; name the port once")
+    if args.port and args.proto == "icmp":
+        raise ConfigError(f"--port {args.port} says nothing for --proto icmp, which has no ports; leave one out")
+    if family and destination.family and family != destination.family:
+        raise ConfigError(f"--family {family} contradicts '{args.destination}', an IPv{destination.family} address")
+    if destination.kind is TargetKind.ADDRESS and not destination.port and not args.port and args.proto in _WANT_PORT:
+        raise ConfigError(f"--proto {args.proto} to '{args.destination}' needs a port; write it behind, or --port")
+
+
+_WANT_PORT = ("tcp", "udp", "sctp")
+
+
+def exit_code(report: ProbeReport) -> int:
+    """0 as it should be, 1 wrong and named, 3 inconclusive."""
+    if report.verdict in (Verdict.HEALTHY, Verdict.BLOCKED_AS_INTENDED):
+        return EXIT_OK
+    named = bool(report.causes) and report.causes[0].code != INCONCLUSIVE
+    return EXIT_WRONG if named else EXIT_INCONCLUSIVE
