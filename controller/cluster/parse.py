@@ -204,6 +204,11 @@ def parse_namespace(raw: Raw) -> Namespace:
     return Namespace(name=meta["name"], labels=meta.get("labels") or {}, deleting="deletionTimestamp" in meta)
 
 
+def keep_policy(raw: Raw) -> Raw:
+    """A NetworkPolicy as it is, with the kind that lists leave out of their items."""
+    return {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", **raw}
+
+
 def parse_workload(kind: str, raw: Raw) -> Workload:
     """A Deployment, StatefulSet (a missing `replicas` means 1) or DaemonSet (as many as nodes ask for it)."""
     meta, spec, status = raw["metadata"], raw.get("spec") or {}, raw.get("status") or {}

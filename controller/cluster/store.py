@@ -23,7 +23,7 @@ RESOURCES: dict[str, tuple[str, Parser]] = {
     "Namespace": ("/api/v1/namespaces", parse.parse_namespace),
     "Service": ("/api/v1/services", parse.parse_service),
     "EndpointSlice": ("/apis/discovery.k8s.io/v1/endpointslices", parse.parse_slice),
-    "NetworkPolicy": ("/apis/networking.k8s.io/v1/networkpolicies", lambda raw: raw),
+    "NetworkPolicy": ("/apis/networking.k8s.io/v1/networkpolicies", parse.keep_policy),
     "Deployment": ("/apis/apps/v1/deployments", partial(parse.parse_workload, "Deployment")),
     "DaemonSet": ("/apis/apps/v1/daemonsets", partial(parse.parse_workload, "DaemonSet")),
     "StatefulSet": ("/apis/apps/v1/statefulsets", partial(parse.parse_workload, "StatefulSet")),
