@@ -23,6 +23,8 @@ MAX_NODES: Final = 200
 MAX_ZONES: Final = 9
 API_PORT: Final = 6443
 CLUSTER_DOMAIN: Final = "cluster.local"
+# In the environment of every process of a lab, with the lab's name. Not KUBEREACH_LAB: users set that in their shells.
+MEMBER_VARIABLE: Final = "KUBEREACH_LAB_MEMBER"
 
 _NAME: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,18}[a-z0-9])?")
 
@@ -45,9 +47,7 @@ class LabSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def validate(self) -> LabSpec:
         """Return the same value, or raise SpecError for the first choice that is not possible."""
         if not _NAME.fullmatch(self.name):
-            raise SpecError(
-                f"lab name {self.name!r}: use 1 to 20 of a-z, 0-9 and '-', not starting or ending with '-'"
-            )
+            raise SpecError(f"lab name {self.name!r}: use 1 to 20 of a-z, 0-9 and '-', not starting or ending with '-'")
         if not 1 <= self.nodes <= MAX_NODES:
             raise SpecError(f"--nodes {self.nodes}: a lab has 1 to {MAX_NODES} nodes")
         if not 1 <= self.zones <= MAX_ZONES:
@@ -170,9 +170,7 @@ def segment_addresses(segment: int, host: int) -> tuple[str, str]:
 
 def _pod_cidrs(cni: str, index: int) -> tuple[str, str]:
     if cni == "calico":
-        block = IPv4Network(
-            (int(IPv4Network("10.244.0.0/16").network_address) + 64 * index, 26)
-        )
+        block = IPv4Network((int(IPv4Network("10.244.0.0/16").network_address) + 64 * index, 26))
         return str(block), str(IPv6Network(f"fd44:0:0:{index:x}::/122"))
     return f"10.244.{index}.0/24", str(IPv6Network(f"fd44:0:0:{index:x}::/64"))
 
@@ -201,10 +199,7 @@ def compute_topology(spec: LabSpec) -> Topology:
     """Return all names and addresses of a lab; raises SpecError where `spec` is not possible."""
     spec.validate()
     nodes = [_node(spec, index) for index in range(1, spec.nodes + 1)]
-    names: dict[str, str] = {
-        f"{part}_netns": f"{spec.name}-{part}"
-        for part in ("control", "router", "outside")
-    }
+    names: dict[str, str] = {f"{part}_netns": f"{spec.name}-{part}" for part in ("control", "router", "outside")}
     only4: dict[str, Any] = {}
     if not spec.dual:
         fields = (
@@ -234,9 +229,7 @@ def save_topology(topology: Topology) -> Path:
 def load_topology(name: str) -> Topology:
     """Read what `save_topology` wrote; raises SpecError where there is no such lab."""
     try:
-        return msgspec.json.decode(
-            (lab_directory(name) / "lab.json").read_bytes(), type=Topology
-        )
+        return msgspec.json.decode((lab_directory(name) / "lab.json").read_bytes(), type=Topology)
     except FileNotFoundError:
         raise SpecError(f"no lab called {name!r} (see: kubereach lab list)") from None
     except msgspec.DecodeError as error:
@@ -249,8 +242,4 @@ def lab_names() -> list[str]:
     """Return the names of all labs that have a directory on this machine, sorted."""
     if not LABS_DIR.is_dir():
         return []
-    return sorted(
-        entry.name
-        for entry in LABS_DIR.iterdir()
-        if entry.is_dir() and _NAME.fullmatch(entry.name)
-    )
+    return sorted(entry.name for entry in LABS_DIR.iterdir() if entry.is_dir() and _NAME.fullmatch(entry.name))

@@ -21,7 +21,7 @@ from lab.embedded.cluster.probes import Readiness, ask, readiness_of
 from lab.embedded.cluster.processes import Process, pod_argv
 from lab.embedded.cluster.sandbox import AddressesExhausted, Sandbox, Sandboxes
 from lab.embedded.cluster.view import View
-from lab.spec import Topology
+from lab.spec import MEMBER_VARIABLE, Topology
 
 # Restart delays: quick at first, so that a killed process is back at once, then as a kubelet's, but shorter.
 BACKOFF_S: Final = (0.0, 1.0, 2.0, 4.0, 8.0)
@@ -360,7 +360,7 @@ class Pods:
             "KUBERNETES_SERVICE_HOST": self.topology.api_service4,
             "KUBERNETES_SERVICE_PORT": "443",
             **program.environment,
-            "KUBEREACH_LAB": self.topology.name,
+            MEMBER_VARIABLE: self.topology.name,
         }
         argv = pod_argv(box.netns, base / "etc/resolv.conf", base / "etc/hosts", program.argv)
         process = Process.start(argv, environment, base / f"{program.container}.log")
