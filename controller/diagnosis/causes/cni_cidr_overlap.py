@@ -105,7 +105,7 @@ def _by_objects(case: Case, node: str, mine: str, theirs: str, other: str) -> Fi
 
 def _overlap(one: str, other: str) -> bool:
     a, b = Prefix(one).network, Prefix(other).network
-    return a is not None and b is not None and a.version == b.version and a.overlaps(b)  # type: ignore[arg-type]
+    return a is not None and b is not None and a.version == b.version and a.overlaps(b)
 
 
 CAUSE = CauseType(
