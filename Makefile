@@ -12,7 +12,7 @@ demo: install       ## a lab with agents and controller in it; prints the addres
 	.venv/bin/kubereach lab up --name demo
 
 test: install-dev   ## all tests but those on the real Kubernetes
-	$(PY) -m pytest -q tests
+	$(PY) -m pytest -q $(PYTEST_ARGS) tests
 
 check: install-dev  ## style, types, layers
 	$(PY) -m ruff check .
