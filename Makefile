@@ -1,6 +1,6 @@
 SHELL := /bin/bash
 PY := .venv/bin/python
-.PHONY: install install-dev demo test check bench lock clean
+.PHONY: install install-dev demo test check bench docs lock
 
 install:            ## what kubereach needs, and the command at .venv/bin/kubereach
 	@scripts/install
@@ -22,6 +22,9 @@ check: install-dev  ## style, types, layers
 
 bench: install-dev  ## figures, never a gate
 	$(PY) -m tests.bench
+
+docs: install-dev   ## the catalogue of causes, from the causes themselves
+	$(PY) -m controller.diagnosis.document > docs/catalogue.md
 
 lock:               ## renews both lock files
 	.venv/bin/pip-compile -q --generate-hashes --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --strip-extras --allow-unsafe -o requirements.lock pyproject.toml
