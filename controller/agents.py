@@ -8,7 +8,7 @@ over a second connection is acknowledged and thrown away.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -64,6 +64,7 @@ class AgentInfo(msgspec.Struct, frozen=True, kw_only=True):
     via: str = ""
     boot: str = ""
     version: str = ""
+    uplink: str = ""
     last_seen: float | None = None
     silent_since: float | None = None
     said_goodbye: bool = False
@@ -241,6 +242,8 @@ class AgentRegistry:
             via=hello.via,
             boot=hello.boot,
             version=hello.version,
+            uplink=hello.uplink or session.info.uplink,
+            uplink=hello.uplink or session.info.uplink,
             last_seen=now,
             offset_s=now - hello.at_ms / 1000,
             link_events=kept,
@@ -278,7 +281,9 @@ class AgentRegistry:
             case Status():
                 self._status(session, message, now)
             case Goodbye():
+                old = session.info
                 self._update(session, said_goodbye=True)
+                self._tell(old, session.info)
             case Hello():
                 link.close("said hello twice")
         if session.link is link:
@@ -287,22 +292,25 @@ class AgentRegistry:
     def tick(self) -> None:
         """To be called about once a second: closes connections that have said nothing for too long."""
         limit = self._clock.wall() - SILENT_AFTER_S
-        for session in self._sessions.values():
+        for session in tuple(self._sessions.values()):
             if session.link is not None and (session.info.last_seen or 0.0) < limit:
                 session.link.close(f"silent for {SILENT_AFTER_S:g} s")
                 self.detach(session.link)
 
-    def restore(self, nodes: Iterable[str]) -> None:
+    def restore(self, known: Iterable[AgentInfo]) -> None:
         """Agents known from before a restart of the controller: silent until they speak."""
-        for node in nodes:
-            self._sessions.setdefault(node, _Session(AgentInfo(node=node, silent_since=self._clock.wall())))
+        for info in known:
+            silent = msgspec.structs.replace(info, connected=False, silent_since=self._clock.wall(), via="")
+            self._sessions.setdefault(info.node, _Session(silent))
 
-    def forget(self, keep: frozenset[str]) -> None:
-        """Drops agents of nodes that are gone, unless they are connected."""
-        for node in [n for n, s in self._sessions.items() if n not in keep and s.link is None]:
+    def forget(self, keep: Container[str]) -> tuple[str, ...]:
+        """Drops agents of nodes that are gone, unless they are connected; returns their nodes."""
+        gone = tuple(node for node, s in self._sessions.items() if node not in keep and s.link is None)
+        for node in gone:
             del self._sessions[node]
+        return gone
 
-    def send_plans(self, plans: dict[str, Plan]) -> int:
+    def send_plans(self, plans: Mapping[str, Plan]) -> int:
         """Sends each agent its plan if it changed; returns how many were sent."""
         sent = 0
         for node, session in self._sessions.items():

@@ -1,0 +1,130 @@
+"""Paths → cells: expectation held against state, and several paths folded into one cell. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from controller.matrix.paths import PathStatus
+from controller.matrix.track import Track
+from controller.plan.paths import Path
+from model.words import CellState, Outcome, Verdict
+
+# From the worst to the least telling. A path that was never measured does not hide one that was.
+STATE_ORDER = (
+    CellState.FAILING,
+    CellState.DEGRADED,
+    CellState.STARVED,
+    CellState.STALE,
+    CellState.OK,
+    CellState.UNKNOWN,
+    CellState.UNSAMPLED,
+)
+STATE_RANK = {state: rank for rank, state in enumerate(STATE_ORDER)}
+
+VERDICT_ORDER = (
+    Verdict.UNEXPECTED_BLOCK,
+    Verdict.UNEXPECTED_PASS,
+    Verdict.BLOCKED_AS_INTENDED,
+    Verdict.HEALTHY,
+    Verdict.UNKNOWN,
+)
+VERDICT_RANK = {verdict: rank for rank, verdict in enumerate(VERDICT_ORDER)}
+
+# State × what is expected (allowed: yes, no, left open). What is not here is unknown.
+VERDICTS: dict[tuple[CellState, bool | None], Verdict] = {
+    (CellState.OK, True): Verdict.HEALTHY,
+    (CellState.OK, None): Verdict.HEALTHY,
+    (CellState.OK, False): Verdict.UNEXPECTED_PASS,
+    (CellState.DEGRADED, True): Verdict.UNEXPECTED_BLOCK,
+    (CellState.DEGRADED, None): Verdict.UNEXPECTED_BLOCK,
+    (CellState.DEGRADED, False): Verdict.UNEXPECTED_PASS,
+    (CellState.FAILING, True): Verdict.UNEXPECTED_BLOCK,
+    (CellState.FAILING, None): Verdict.UNEXPECTED_BLOCK,
+    (CellState.FAILING, False): Verdict.BLOCKED_AS_INTENDED,
+}
+
+
+def verdict_of(state: CellState, allowed: bool | None) -> Verdict:
+    """Expectation held against state."""
+    return VERDICTS.get((state, allowed), Verdict.UNKNOWN)
+
+
+class CellSum:
+    """A cell in the making: the paths folded in so far."""
+
+    __slots__ = ("failing", "last_at", "loss", "paths", "rtt_us", "state", "verdict")
+
+    def __init__(self) -> None:
+        """A cell that nothing measures."""
+        self.state = CellState.UNSAMPLED
+        self.verdict = Verdict.UNKNOWN
+        self.loss = 0.0
+        self.rtt_us = 0
+        self.last_at: float | None = None
+        self.paths = 0
+        self.failing: tuple[str, ...] = ()
+
+    def add(self, path: Path, track: Track) -> None:
+        """Folds one path in: the worst state and verdict, the greatest loss, the shortest time, the newest age."""
+        state = track.state
+        self.paths += 1
+        if STATE_RANK[state] < STATE_RANK[self.state]:
+            self.state = state
+        verdict = VERDICTS.get((state, path.expected.allowed), Verdict.UNKNOWN)
+        if VERDICT_RANK[verdict] < VERDICT_RANK[self.verdict]:
+            self.verdict = verdict
+        if track.losses:
+            self.loss = max(self.loss, track.loss)
+        rtt_us = track.rtt_us
+        if rtt_us and (not self.rtt_us or rtt_us < self.rtt_us):
+            self.rtt_us = rtt_us
+        if track.last_at is not None and (self.last_at is None or track.last_at > self.last_at):
+            self.last_at = track.last_at
+        if state is CellState.FAILING:
+            self.failing = (*self.failing, path.id)
+
+    def merge(self, other: CellSum) -> None:
+        """Folds another cell in."""
+        self.paths += other.paths
+        self.state = min(self.state, other.state, key=STATE_RANK.__getitem__)
+        self.verdict = min(self.verdict, other.verdict, key=VERDICT_RANK.__getitem__)
+        self.loss = max(self.loss, other.loss)
+        self.rtt_us = min(filter(None, (self.rtt_us, other.rtt_us)), default=0)
+        self.last_at = max((t for t in (self.last_at, other.last_at) if t is not None), default=None)
+        self.failing += other.failing
+
+
+def cell_of(paths: Iterable[tuple[Path, Track]]) -> CellSum:
+    """The cell of these paths."""
+    cell = CellSum()
+    for path, track in paths:
+        cell.add(path, track)
+    return cell
+
+
+def status_of(path: Path, track: Track) -> PathStatus:
+    """What the matrix says of a path."""
+    return PathStatus(
+        path=path,
+        state=track.state,
+        since=track.since,
+        loss=track.loss,
+        rtt_us=track.rtt_us,
+        last_at=track.last_at,
+        last_outcome=track.outcome,
+        consecutive=abs(track.run),
+        late_ms=track.late_ms,
+        observations=track.observations,
+        ever_ok=track.ever_ok,
+        first_failure_at=track.first_failure_at,
+        last_ok_at=track.last_ok_at,
+        detail=_detail(track),
+    )
+
+
+def _detail(track: Track) -> str:
+    if track.state is CellState.STARVED:
+        return f"the agent itself was {track.late_ms} ms late"
+    if track.state is CellState.UNKNOWN and track.outcome is Outcome.NOT_MEASURED:
+        return track.detail or "the agent could not measure"
+    return track.detail
