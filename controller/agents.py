@@ -243,7 +243,6 @@ class AgentRegistry:
             boot=hello.boot,
             version=hello.version,
             uplink=hello.uplink or session.info.uplink,
-            uplink=hello.uplink or session.info.uplink,
             last_seen=now,
             offset_s=now - hello.at_ms / 1000,
             link_events=kept,

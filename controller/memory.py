@@ -1,4 +1,4 @@
-"""What outlives the controller besides incidents: which agents there were, so that a silent one is missed after a restart.
+"""What outlives the controller besides incidents: which agents there were, so that a silent one is missed.
 
 Results are kept in memory alone (`controller.matrix.matrix`); agents send again what was not acknowledged, and since a
 new matrix is empty, nothing counts twice.

@@ -1,4 +1,4 @@
-"""Keeps plan, matrix and agents in step with the cluster. Decides only when to plan anew; `controller.plan` decides what."""
+"""Keeps plan, matrix and agents in step with the cluster. Decides only when to plan; `controller.plan` decides what."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ IN_THREAD: Final = 64
 
 
 class Planner:
-    """Plans anew when the cluster, or the set of agents that serve, has changed; and at each epoch of a sampled plan."""
+    """Plans anew when the cluster, or the set of agents that serve, changed; and at each epoch of a sampled plan."""
 
     def __init__(
         self,
