@@ -65,7 +65,9 @@ class Client:
         """The JSON answer to `body`. Raises UnreachableError, RefusedError, ConfigError."""
         return self._request("POST", path, query, json.dumps({} if body is None else body).encode(), deadline_s)
 
-    def _request(self, method: str, path: str, query: dict[str, str] | None, body: bytes | None, deadline_s: float) -> Any:
+    def _request(
+        self, method: str, path: str, query: dict[str, str] | None, body: bytes | None, deadline_s: float
+    ) -> Any:
         parts = _split(self.access.url)
         target = parts.path.rstrip("/") + quote(path) + (f"?{urlencode(query)}" if query else "")
         headers = {"Accept": "application/json", "Host": parts.netloc.rpartition("@")[2]}
@@ -115,7 +117,9 @@ def _split(url: str) -> SplitResult:
         parts = urlsplit(url)
         _ = parts.port
     except ValueError as error:
-        raise ConfigError(f"'{url}' is no URL of a controller ({error}); write for example http://127.0.0.1:8704") from None
+        raise ConfigError(
+            f"'{url}' is no URL of a controller ({error}); write for example http://127.0.0.1:8704"
+        ) from None
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ConfigError(f"'{url}' is no URL of a controller; write for example http://127.0.0.1:8704")
     return parts

@@ -26,7 +26,9 @@ EXPLAIN_EXAMPLES = """examples:
 
 def build_incidents_parser() -> Parser:
     """The parser of `kubereach incidents`."""
-    parser = command_parser("incidents", "Lists what is wrong now: one line a cause, not a line a cell.", INCIDENTS_EXAMPLES)
+    parser = command_parser(
+        "incidents", "Lists what is wrong now: one line a cause, not a line a cell.", INCIDENTS_EXAMPLES
+    )
     parser.add_argument("--all", action="store_true", help="the resolved ones too")
     return parser
 

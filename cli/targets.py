@@ -175,7 +175,7 @@ def _address(text: str) -> Target:
         raise TargetError(_not_an_address(text, host)) from None
     if isinstance(address, ipaddress.IPv6Address) and address.scope_id:
         raise TargetError(f"'{text}' has a zone; link-local addresses cannot be probed, name a global one")
-    number = parse_port(port, text) if port or ":" in text and text.count(":") == 1 else 0
+    number = parse_port(port, text) if port or (":" in text and text.count(":") == 1) else 0
     shown = f"[{address}]" if address.version == 6 and number else str(address)
     return Target(TargetKind.ADDRESS, f"{shown}:{number}" if number else shown, number, address.version)
 
@@ -186,5 +186,7 @@ def _not_an_address(text: str, host: str) -> str:
     if host.count(":") > 1 or text.startswith("["):
         return f"'{text}' is a malformed IPv6 address; write for example fd96::a or [fd96::a]:53"
     if _SUBDOMAIN.fullmatch(host):
-        return f"'{text}' is no target by itself; write node/{host}, pod/NAMESPACE/{host}, dns/{host} or https://{host}/"
+        return (
+            f"'{text}' is no target by itself; write node/{host}, pod/NAMESPACE/{host}, dns/{host} or https://{host}/"
+        )
     return f"'{text}' is no target; write {FORMS}"

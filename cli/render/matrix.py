@@ -29,7 +29,9 @@ def matrix(document: Matrix, *, wide: bool, width: int) -> Group:
     elif len(document.columns) <= GRID_COLUMNS and row_width + 2 + 3 * len(document.columns) <= width:
         parts += [_grid(document, width - row_width - 2, wide=wide), Text(), _legend(counts)]
     else:
-        parts.append(Text(f"{len(document.rows)} × {len(document.columns)} cells do not fit here; see the browser view"))
+        parts.append(
+            Text(f"{len(document.rows)} × {len(document.columns)} cells do not fit here; see the browser view")
+        )
         parts.append(_legend(counts))
     noisy = [cell for cell in document.cells if look_of(cell.state, cell.verdict) not in QUIET]
     if noisy:

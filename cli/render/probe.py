@@ -133,7 +133,9 @@ def _expectation(expectation: Expectation) -> Text:
 
 
 def _hops(hops: Sequence[Hop]) -> Table:
-    table = Table(title="where the packets were seen", title_justify="left", title_style="bold", box=None, pad_edge=False)
+    table = Table(
+        title="where the packets were seen", title_justify="left", title_style="bold", box=None, pad_edge=False
+    )
     for name in ("node", "device", "direction", "packets", "after", "as"):
         table.add_column(name, justify="right" if name in ("packets", "after") else "left", header_style="dim")
     for hop in hops:

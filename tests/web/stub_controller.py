@@ -64,9 +64,11 @@ INCIDENT: Document = {
     "opened_at": "2026-11-21T11:38:12Z",
     "resolved_at": None,
     "title": "node-b drops TCP 8443 in filter/FORWARD",
-    "cells": [{"kind": "pod", "source": "node-a", "destination": "node-b"}]
-    + [{"kind": "node", "source": "node-a", "destination": "node-b"}]
-    + [{"kind": "service", "source": "node-a", "destination": "pay/payments:8443"}],
+    "cells": [
+        {"kind": "pod", "source": "node-a", "destination": "node-b"},
+        {"kind": "node", "source": "node-a", "destination": "node-b"},
+        {"kind": "service", "source": "node-a", "destination": "pay/payments:8443"},
+    ],
     "cell_count": 3,
     "ruled_out": ["node.uplink_down", "cni.vtep_missing"],
     "missing_evidence": [],
@@ -91,7 +93,11 @@ INCIDENT: Document = {
                     "before": 11,
                     "after": 14,
                 },
-                {"fact": "walk", "says": "the packet's walk through node-b's rules ends in this rule", "node": "node-b"},
+                {
+                    "fact": "walk",
+                    "says": "the packet's walk through node-b's rules ends in this rule",
+                    "node": "node-b",
+                },
             ],
             "fix": "iptables -D FORWARD 3",
             "suppresses": ["fabric.blocked"],
@@ -130,7 +136,8 @@ PROBE: Document = {
     "causes": [],
     "hops": [],
     "attempts": [
-        {"outcome": "ok", "rtt_us": rtt, "source_address": "10.244.1.7", "source_port": 40000 + rtt} for rtt in (81, 64, 1203)
+        {"outcome": "ok", "rtt_us": rtt, "source_address": "10.244.1.7", "source_port": 40000 + rtt}
+        for rtt in (81, 64, 1203)
     ],
     "ruled_out": [],
     "missing_evidence": [],
@@ -144,7 +151,14 @@ BROKEN: Document = {
     "attempts": [{"outcome": "timeout", "source_address": "10.244.1.7", "source_port": 40001}] * 3,
     "hops": [
         {"node": "node-a", "device": "veth1a2b", "direction": "in", "packets": 3},
-        {"node": "node-b", "device": "eth0", "direction": "in", "packets": 3, "at_us": 92, "outer": "10.77.1.11>10.77.2.12"},
+        {
+            "node": "node-b",
+            "device": "eth0",
+            "direction": "in",
+            "packets": 3,
+            "at_us": 92,
+            "outer": "10.77.1.11>10.77.2.12",
+        },
         {"node": "node-b", "device": "cni0", "direction": "out", "packets": 0},
     ],
 }
@@ -155,8 +169,20 @@ class StubController:
 
     def __init__(self, count: int = 4) -> None:
         names = node_names(count)
-        self.nodes = [{"name": name, "zone": f"zone-{at % 2 + 1}", "ready": True, "agent": {"state": "reporting"}} for at, name in enumerate(names)]
-        services = ["default/kubernetes:443", "kube-system/kube-dns:53", "ops/metrics:9090", "pay/ledger:5432", "pay/payments:8443", "shop/cart:80", "shop/catalogue-recommendations:8080", "shop/frontend:80"]
+        self.nodes = [
+            {"name": name, "zone": f"zone-{at % 2 + 1}", "ready": True, "agent": {"state": "reporting"}}
+            for at, name in enumerate(names)
+        ]
+        services = [
+            "default/kubernetes:443",
+            "kube-system/kube-dns:53",
+            "ops/metrics:9090",
+            "pay/ledger:5432",
+            "pay/payments:8443",
+            "shop/cart:80",
+            "shop/catalogue-recommendations:8080",
+            "shop/frontend:80",
+        ]
         dns = ["kube-system/kube-dns", "kube-system/coredns-0", "kube-system/coredns-1"]
         columns = {"service": services, "dns": dns, "egress": ["https://registry.example.org/", "203.0.113.10:53"]}
         self.matrices = {kind: matrix(kind, names, columns.get(kind, names), []) for kind in KINDS}
@@ -214,7 +240,9 @@ class StubController:
     @web.middleware
     async def _guard(self, request: web.Request, handler: Any) -> web.StreamResponse:
         if request.path.startswith("/api/") and request.headers.get("Authorization") != f"Bearer {self.token}":
-            return web.json_response({"error": "wrong token", "hint": "kubereach lab status prints the right one"}, status=401)
+            return web.json_response(
+                {"error": "wrong token", "hint": "kubereach lab status prints the right one"}, status=401
+            )
         response: web.StreamResponse = await handler(request)
         if not response.prepared:
             response.headers["Content-Security-Policy"] = POLICY
@@ -247,10 +275,28 @@ class StubController:
         return web.json_response({"error": f"nothing is at {request.path}"}, status=404)
 
     def _paths(self, source: str, destination: str) -> list[Document]:
-        known = next(one for one in self.matrices["node"]["cells"] if (one["source"], one["destination"]) == (source, destination))
-        more = {"state": known["state"], "verdict": known["verdict"], "loss": known["loss"], "rtt_us": known["rtt_us"], "age_s": 0.4}
+        known = next(
+            one
+            for one in self.matrices["node"]["cells"]
+            if (one["source"], one["destination"]) == (source, destination)
+        )
+        more = {
+            "state": known["state"],
+            "verdict": known["verdict"],
+            "loss": known["loss"],
+            "rtt_us": known["rtt_us"],
+            "age_s": 0.4,
+        }
         return [
-            {"network": network, "method": method, "family": family, "address": "10.244.2.5", "port": 8700, "outcome": "ok"} | more
+            {
+                "network": network,
+                "method": method,
+                "family": family,
+                "address": "10.244.2.5",
+                "port": 8700,
+                "outcome": "ok",
+            }
+            | more
             for network in ("host", "pod")
             for method in ("udp", "tcp")
             for family in (4, 6)
