@@ -91,7 +91,8 @@ class Case:
 
     `facts` were read before the burst and `after` behind it; `silent` says of a node why nothing could be asked;
     `witnesses` are facts of hosts beside the flow (who answers ARP); `replicas` are probes of each DNS pod from its own
-    node's host; `uplinks` the device of each node's address, as its agent last told.
+    node's host; `hosts` what host-to-host probes between the flow's nodes gave, by method; `uplinks` the device of each
+    node's address, as its agent last told.
     """
 
     flow: Flow
@@ -105,6 +106,7 @@ class Case:
     replicas: Mapping[str, ProbeResult] = field(default_factory=dict)
     uplinks: Mapping[str, str] = field(default_factory=dict)
     burst: ProbeResult | None = None
+    hosts: Mapping[Method, Outcome] = field(default_factory=dict)
 
     def host(self, node: str) -> Facts | None:
         """The host facts of a node, None if it could not be asked."""

@@ -1,4 +1,4 @@
-"""Writes the fault catalogue as documentation, from the causes themselves: `python -m controller.diagnosis.document`."""
+"""Writes the fault catalogue as documentation, from the causes themselves (`make docs`)."""
 
 from __future__ import annotations
 

@@ -17,8 +17,8 @@ from controller.diagnosis.case import Case, Flow, Site, outer_packets_of, packet
 from controller.diagnosis.catalogue import CauseType
 from controller.diagnosis.flows import vantage_of
 from model.facts import Facts, FactsOrder, Packet, RouteQuery, TapQuery
-from model.probes import ProbeOrder, ProbeResult, Vantage
-from model.words import Method, Network
+from model.probes import HOST_ECHO_PORT, ProbeOrder, ProbeResult, Vantage
+from model.words import Method, Network, Outcome
 
 FACTS_S = 2.5
 BURST_COUNT = 5
@@ -109,7 +109,7 @@ class Examiner:
         try:
             if taps:
                 await asyncio.wait([asyncio.ensure_future(_within(e.wait(), ARMED_S)) for e in taps.values()])
-            burst = await self._burst(flow)
+            burst, hosts = await asyncio.gather(self._burst(flow), self._hosts(case))
             tapped = dict(zip(tapping, await asyncio.gather(*tapping.values()), strict=True))
         finally:
             for task in tapping.values():
@@ -130,7 +130,7 @@ class Examiner:
                 tap=tap.tap if tap is not None else None,
                 errors=facts.errors,
             )
-        return replace(case, after=after, burst=burst)
+        return replace(case, after=after, burst=burst, hosts=hosts)
 
     async def _tap(self, flow: Flow, node: str, armed: asyncio.Event) -> Facts | None:
         query = TapQuery(
@@ -153,6 +153,30 @@ class Examiner:
             flow.source.node,
             order_of(flow, count=BURST_COUNT, interval_ms=BURST_INTERVAL_MS, timeout_ms=BURST_TIMEOUT_MS),
         )
+
+    async def _hosts(self, case: Case) -> dict[Method, Outcome]:
+        """Each method between the two hosts: what still passes tells how much is blocked."""
+        flow = case.flow
+        there = case.node_address(flow.destination.node, flow.family) if flow.crosses else ""
+        if not there:
+            return {}
+
+        def order(method: Method) -> ProbeOrder:
+            port = 0 if method is Method.ICMP else HOST_ECHO_PORT
+            return ProbeOrder(
+                vantage=Vantage(),
+                method=method,
+                family=flow.family,
+                address=there,
+                port=port,
+                count=2,
+                interval_ms=BURST_INTERVAL_MS,
+                timeout_ms=BURST_TIMEOUT_MS,
+            )
+
+        methods = (Method.UDP, Method.TCP, Method.ICMP)
+        results = await asyncio.gather(*(self._probe(flow.source.node, order(m)) for m in methods))
+        return {m: r.outcome for m, r in zip(methods, results, strict=True) if r.outcome is not Outcome.NOT_MEASURED}
 
     async def _probe(self, node: str, order: ProbeOrder) -> ProbeResult:
         limit_s = 2 + (order.count * order.interval_ms + order.timeout_ms) / 1000

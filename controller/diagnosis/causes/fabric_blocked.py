@@ -10,9 +10,10 @@ from controller.diagnosis.finding import Finding
 from controller.diagnosis.scope import Scope
 from model.diagnosis import Cause, Evidence, Object
 from model.facts import TapCount
-from model.words import CellState, MatrixKind, Method, Network
+from model.words import CellState, MatrixKind, Method, Network, Outcome
 
 CODE = "fabric.blocked"
+EVERYTHING = "all traffic"
 
 
 def find(case: Case) -> Iterator[Finding]:
@@ -59,7 +60,7 @@ def _tunnel(case: Case, node: str, tap: TapCount) -> str:
 def _finding(case: Case, sender: str, receiver: str, left: tuple[int, str]) -> Finding:
     count, tunnel = left
     flow = case.flow
-    what = tunnel or _what(case, sender, receiver)
+    what = tunnel or _what(case)
     zones = _zones(case, sender, receiver, only_pods=bool(tunnel))
     name = f"{zones[0]} → {zones[1]}" if zones else f"{sender} → {receiver}"
     between = "zones" if zones else "hosts"
@@ -81,26 +82,23 @@ def _finding(case: Case, sender: str, receiver: str, left: tuple[int, str]) -> F
     )
     scope = Scope(
         pairs=_pairs(case, zones) if zones else ((sender, receiver),),
-        network=Network.POD if tunnel else None if what == "all traffic" else flow.network,
-        method=None if tunnel or what == "all traffic" else flow.method,
+        network=Network.POD if tunnel else None if what == EVERYTHING else flow.network,
+        method=None if tunnel or what == EVERYTHING else flow.method,
     )
     return Finding(cause=cause, scope=scope)
 
 
-def _what(case: Case, sender: str, receiver: str) -> str:
-    """What is blocked between the pair: everything, one protocol, or one port of it, as the other paths tell."""
+def _what(case: Case) -> str:
+    """What is blocked between the pair: everything, one protocol, or one port of it, as probes beside it tell."""
     flow = case.flow
-    states: dict[Method, set[CellState]] = {}
-    for path, status in case.paths_between(sender, receiver):
-        if path.kind is MatrixKind.HOST and path.family == flow.family:
-            states.setdefault(path.method, set()).add(status.state)
-    passing = {method for method, seen in states.items() if CellState.OK in seen}
-    if not passing:
-        return "all traffic"
-    if flow.port and flow.method in {Method.TCP, Method.UDP, Method.HTTP, Method.DNS}:
-        same = flow.method if flow.method in passing else None
-        return f"{flow.protocol.upper()} port {flow.port}" if same is not None else f"{flow.protocol.upper()}"
-    return flow.protocol.upper()
+    passing = {method for method, outcome in case.hosts.items() if outcome is Outcome.OK}
+    if len(case.hosts) > 1 and not passing:
+        return EVERYTHING
+    protocol = "ICMP" if flow.method is Method.ICMP else flow.protocol.upper()
+    if not flow.port:
+        return protocol
+    others = {Method.UDP if flow.protocol == "udp" else Method.TCP} & passing
+    return f"{protocol} port {flow.port}" if others else protocol
 
 
 def _zones(case: Case, sender: str, receiver: str, *, only_pods: bool) -> tuple[str, str] | None:
