@@ -202,7 +202,7 @@ class _Answer(asyncio.DatagramProtocol):
         # asyncio's own transport of datagrams does not derive from the class that its documents name
         self._transport = cast("asyncio.DatagramTransport", transport)
 
-    def datagram_received(self, data: bytes, addr: tuple[Any, ...]) -> None:
+    def datagram_received(self, data: bytes, addr: tuple[Any, ...]) -> None:  # noqa: ARG002 - asyncio's signature
         self._transport.sendto(self._name, addr)
 
 

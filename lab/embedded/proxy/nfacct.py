@@ -39,4 +39,5 @@ def _make(link: socket.socket, account: str) -> bool:
     kind = _NFNL_SUBSYS_ACCT << 8 | _NFNL_MSG_ACCT_NEW
     link.send(struct.pack("=IHHII", 16 + len(body), kind, _REQUEST_ACK_CREATE, 1, 0) + body)
     (code,) = struct.unpack_from("=i", link.recv(4096), 16)
-    return bool(-code in (0, errno.EEXIST))
+    # an object that is there already is EBUSY
+    return bool(-code in (0, errno.EBUSY))

@@ -126,12 +126,14 @@ async def test_a_cluster_address_leads_to_all_endpoints(
 async def test_without_endpoints_a_service_refuses(fresh: Proxied, family: Family) -> None:
     """Refused at once, from pod and from node; and served as soon as there is an endpoint.
 
-    Asked by UDP: Linux drops the ICMPv6 answer to a SYN that comes while connect() still holds the socket.
+    Asked by UDP and several times: Linux loses ICMPv6 answers to a SYN that come while connect() still holds the
+    socket, and limits their rate.
     """
     fresh.cluster.add("empty", 11, ())
     await fresh.sync()
-    assert await fresh.bed.ask("visitor", address(11, family), 80, "udp") == "refused"
-    assert await fresh.bed.ask("node", address(11, family), 80, "udp") == "refused"
+    for source in ("visitor", "node"):
+        found = await fresh.bed.ask_all(source, address(11, family), 80, "udp", times=4)
+        assert "refused" in found <= {"refused", "silent"}
     fresh.cluster.add("empty", 11, (0,))
     await fresh.sync()
     assert await fresh.bed.ask("visitor", address(11, family), 80) == "web-0"
@@ -145,7 +147,8 @@ async def test_a_node_port_serves_the_outside(fresh: Proxied, family: Family) ->
         assert await fresh.bed.ask("outside", NODE[family], 30081, protocol) == "web-1"
     fresh.cluster.add("np", 12, (), type="NodePort", node_port=30081)
     await fresh.sync()
-    assert await fresh.bed.ask("outside", NODE[family], 30081, "udp") == "refused"
+    found = await fresh.bed.ask_all("outside", NODE[family], 30081, "udp", times=4)
+    assert "refused" in found <= {"refused", "silent"}
 
 
 @pytest.mark.parametrize("policy", ["externalTrafficPolicy", "internalTrafficPolicy"])
