@@ -42,6 +42,7 @@ COMMANDS: Final = (
     "nsenter",
     "unshare",
     "setpriv",
+    "setsid",
     "iptables-restore",
     "ip6tables-restore",
     "ipset",
@@ -55,6 +56,8 @@ KERNEL_FEATURES: Final = (
     ("vxlan", "link add t3 type vxlan id 1 dstport 8472"),
 )
 UP_DEADLINE_S: Final = 180.0
+# A supervisor that has not written its first state by then did not start.
+FIRST_WORD_S: Final = 15.0
 LOOK_EVERY_S: Final = 0.1
 
 Progress = Callable[[str], None]
@@ -104,37 +107,38 @@ def up(spec: LabSpec, progress: Progress, *, agents: bool = True, sample: bool =
             f"a lab called {spec.name!r} exists already (kubereach lab down --name {spec.name}, or another --name)"
         ) from None
     save_topology(plan)
-    supervisor = _start_supervisor(plan, agents=agents, sample=sample)
+    _start_supervisor(plan, agents=agents, sample=sample)
     try:
-        return _wait_until_up(spec.name, supervisor, progress)
+        return _wait_until_up(spec.name, progress)
     except BaseException:
         tear_down(spec.name)
         raise
 
 
-def _start_supervisor(plan: Topology, *, agents: bool, sample: bool) -> subprocess.Popen[bytes]:
-    argv = [sys.executable, "-m", "lab.supervisor", plan.name]
+def _start_supervisor(plan: Topology, *, agents: bool, sample: bool) -> None:
+    # orphaned at once: it outlives this process, and leaves no zombie to it
+    argv = ["setsid", "--fork", sys.executable, "-m", "lab.supervisor", plan.name]
     argv += [] if agents else ["--no-agents"]
     argv += [] if sample else ["--no-sample"]
     path = os.environ.get("PATH", "")
     environment = {**os.environ, MEMBER_VARIABLE: plan.name, "PATH": f"{path}:/usr/sbin:/sbin"}
     (plan.directory / "logs").mkdir(exist_ok=True)
     with (plan.directory / "logs/supervisor.log").open("ab") as output:
-        return subprocess.Popen(
+        subprocess.run(
             argv,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
             env=environment,
-            start_new_session=True,
             cwd="/",
+            check=True,
         )
 
 
-def _wait_until_up(name: str, supervisor: subprocess.Popen[bytes], progress: Progress) -> LabState:
-    deadline, told = time.monotonic() + UP_DEADLINE_S, ""
+def _wait_until_up(name: str, progress: Progress) -> LabState:
+    begun, told = time.monotonic(), ""
     while True:
-        state = load_state(name)
+        state, waited_s = load_state(name), time.monotonic() - begun
         if state is not None and state.message != told:
             told = state.message
             progress(told)
@@ -142,9 +146,10 @@ def _wait_until_up(name: str, supervisor: subprocess.Popen[bytes], progress: Pro
             return state
         if state is not None and state.phase == "failed":
             raise LabError(f"lab {name} did not come up: {state.message}", 1)
-        if supervisor.poll() is not None:
+        dead = waited_s > FIRST_WORD_S if state is None else not state.supervisor.alive()
+        if dead:
             raise LabError(f"lab {name} did not come up: {_last_line(name)}", 1)
-        if time.monotonic() > deadline:
+        if waited_s > UP_DEADLINE_S:
             raise LabError(f"lab {name} was not up after {UP_DEADLINE_S:g} s; waited for: {told}", 1)
         time.sleep(LOOK_EVERY_S)
 

@@ -1,0 +1,30 @@
+"""One lab for each combination of network plugin and service proxy, one after the other, for the whole session."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from lab.spec import CNIS, PROXIES, LabSpec
+from tests.lab.labs import Lab
+
+COMBINATIONS = [(cni, proxy) for cni in CNIS for proxy in PROXIES]
+
+
+@pytest.fixture(scope="session", params=COMBINATIONS, ids=["+".join(one) for one in COMBINATIONS])
+def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
+    """A lab with the sample in it and without agents, in each combination."""
+    cni, proxy = request.param
+    up = Lab(LabSpec(f"t{os.getpid()}", cni=cni, proxy=proxy))
+    yield up
+    up.down()
+
+
+@pytest.fixture(scope="session")
+def one_lab() -> Iterator[Lab]:
+    """A lab in the default combination, for what does not depend on it."""
+    up = Lab(LabSpec(f"o{os.getpid()}"))
+    yield up
+    up.down()
