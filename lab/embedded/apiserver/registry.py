@@ -92,8 +92,10 @@ class Registry:
             prefix = metadata.get("generateName")
             if not prefix:
                 raise invalid(kind, "", [required("metadata.name", "name or generateName is required")])
-            suffix = "".join(secrets.choice(_SUFFIX_LETTERS) for _ in range(5))
-            metadata["name"] = prefix[: 63 - len(suffix)] + suffix
+            taken = self.store.get
+            while not metadata.get("name") or taken(storage_key(kind), (namespace, metadata["name"])):
+                suffix = "".join(secrets.choice(_SUFFIX_LETTERS) for _ in range(5))
+                metadata["name"] = prefix[: 63 - len(suffix)] + suffix
         if kind.namespaced:
             if metadata.get("namespace") not in (None, "", namespace):
                 raise Refusal(
@@ -153,9 +155,11 @@ class Registry:
         old = from_storage(kind, kept.fresh())
         new = self._carry_over(kind, old, item, sub)
         apply_defaults(kind, new)
-        problems = validate(kind, new) + validate_update(kind, new, old)
-        if kind.key == "services" and not problems and not sub:
+        problems = []
+        if kind.key == "services" and not sub:
+            # What was given out is kept or taken back before the rest is judged.
             problems = self._allocate(new, old)
+        problems = problems or validate(kind, new) + validate_update(kind, new, old)
         if problems:
             raise invalid(kind, key[1], problems)
         if new == old or dry_run:
