@@ -20,6 +20,7 @@ DEGRADED_LOSS = 0.2
 HEALTHY_S = 1.2
 WHOLE = 0.85
 MEASURED = frozenset({CellState.OK, CellState.FAILING, CellState.DEGRADED})
+SILENT = frozenset({CellState.STALE, CellState.UNKNOWN, CellState.STARVED})
 LAYER = {MatrixKind.HOST: 0, MatrixKind.POD: 1, MatrixKind.DNS: 2, MatrixKind.SERVICE: 3, MatrixKind.EGRESS: 4}
 METHOD = {Method.UDP: 0, Method.TCP: 1, Method.DNS: 2, Method.ICMP: 3, Method.HTTP: 4}
 
@@ -66,10 +67,13 @@ def review(entries: Iterable[Entry], statuses: Mapping[str, PathStatus], now: fl
 def _some_pass(entry: Entry, statuses: Mapping[str, PathStatus]) -> bool:
     """Whether something of what the incident explains is known to pass; or nothing of it is planned any more.
 
-    Silence heals nothing: while every path of it is stale or unknown, it stays open.
+    Silence heals nothing: while a cell that failed is stale or unknown, or every path is, it stays open.
     """
-    mine = [s.state for s in statuses.values() if any(scope.covers(s.path) for scope in entry.scopes)]
-    return not mine or CellState.OK in mine
+    mine = [s for s in statuses.values() if any(scope.covers(s.path) for scope in entry.scopes)]
+    failed = {(c.kind, c.source, c.destination) for c in entry.incident.cells}
+    if any(s.state in SILENT and (s.path.kind.value, s.path.source_node, s.path.destination) in failed for s in mine):
+        return False
+    return not mine or any(s.state is CellState.OK for s in mine)
 
 
 @dataclass(frozen=True, slots=True)
