@@ -42,7 +42,7 @@ class Found:
 def identity(path: str) -> tuple[int, int] | None:
     """Device and inode of a namespace file, None where it is gone or may not be read."""
     try:
-        status = os.stat(path)
+        status = Path(path).stat()
     except OSError:
         return None
     return status.st_dev, status.st_ino
@@ -75,7 +75,7 @@ def call_in(path: str, function: Callable[[], T]) -> T:
         try:
             enter(path)
             results.append(function())
-        except BaseException as error:  # noqa: BLE001 - handed on to the caller, whole
+        except BaseException as error:  # handed on to the caller, whole
             failures.append(error)
 
     thread = threading.Thread(target=body, name="netns", daemon=True)
@@ -88,7 +88,7 @@ def call_in(path: str, function: Callable[[], T]) -> T:
 
 def find_quickly(vantage: Vantage, directory: str) -> Found | None:
     """The host's namespace, or the file in `directory` that bears the pod's UID; None where there is none."""
-    path = OWN if vantage.is_host else os.path.join(directory, vantage.pod_uid)
+    path = OWN if vantage.is_host else f"{directory}/{vantage.pod_uid}"
     known = identity(path)
     return Found(path, known) if known else None
 
@@ -135,19 +135,19 @@ def _find_by_cgroup(missing: list[Vantage], found: dict[Vantage, Found]) -> None
 
 def _processes() -> list[str]:
     try:
-        return sorted((name for name in os.listdir("/proc") if name.isdigit()), key=int)
+        return sorted((entry.name for entry in Path("/proc").iterdir() if entry.name.isdigit()), key=int)
     except OSError:
         return []
 
 
 def _find_by_address(missing: list[Vantage], directory: str, found: dict[Vantage, Found]) -> None:
     try:
-        names = os.listdir(directory)
+        names = [entry.name for entry in Path(directory).iterdir()]
     except OSError:
         return
     own = identity(OWN)
     for name in names:
-        path = os.path.join(directory, name)
+        path = f"{directory}/{name}"
         known = identity(path)
         if known is None or known == own:
             continue
