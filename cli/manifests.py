@@ -6,11 +6,12 @@ Every error is one line with file and position. Reads only; a file of more than 
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 
@@ -36,6 +37,8 @@ from controller.policy.workloads import WORKLOADS
 FILE_LIMIT = 32 * 1024 * 1024
 _SUFFIXES = {".yaml", ".yml", ".json"}
 _CLUSTER_WIDE = {"Namespace", "Node", "AdminNetworkPolicy", "BaselineAdminNetworkPolicy", "ClusterNetworkPolicy"}
+_DEPTH = 500
+_INDENTED = re.compile(rf"^[ \-?:]{{{_DEPTH}}}", re.MULTILINE)
 _NOT_OBJECTS = {"kustomization.yaml", "kustomization.yml"}
 _BASE: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 Path_ = tuple[str | int, ...]
@@ -194,7 +197,23 @@ def _json(text: str) -> Iterator[tuple[Any, yaml.Node | None]]:
     yield raw, node
 
 
+def _refuse_depth(text: str) -> None:
+    """Refuse deep nesting: the composer of libyaml's binding recurses without a limit and would end the process."""
+    if text.count("[") + text.count("{") <= _DEPTH and not _INDENTED.search(text):
+        return
+    depth = 0
+    for event in yaml.parse(text, Loader=_Loader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+            if depth > _DEPTH:
+                mark = cast("yaml.Mark", event.start_mark)
+                raise yaml.composer.ComposerError(None, None, "nested too deeply", mark)
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+
+
 def _yaml(text: str) -> Iterator[tuple[Any, yaml.Node | None]]:
+    _refuse_depth(text)
     loader = _Loader(text)
     try:
         while loader.check_node():

@@ -67,8 +67,9 @@ def explain_denial(question: Question, hits: tuple[Hit, ...]) -> str:
     if best is not None:
         return best[1]
     names = ", ".join(dict.fromkeys(hit.policy.short for hit in hits))
-    verb = "isolate" if "," in names else "isolates"
-    return f"{names} {verb} this pod for {question.direction.value} and no rule allows anything"
+    verb, has = ("isolate", "have") if "," in names else ("isolates", "has")
+    side = "destination" if question.direction is Direction.INGRESS else "source"
+    return f"{names} {verb} the {side} for {question.direction.value} and {has} no rule that allows anything"
 
 
 def _rules(policy: Policy, direction: Direction) -> tuple[Rule, ...]:
@@ -121,7 +122,7 @@ def _one_lack(peer: Peer, item: Item, peer_namespace: Mapping[str, str]) -> tupl
         if spaces:
             says.append(f"its namespace {item.namespace} is {_state(spaces, peer_namespace)}")
         if strange:
-            says.append(f"{who} is in namespace {item.namespace}")
+            says.append(f"{who} is in namespace {item.namespace}, not in {peer.namespace}")
         return len(unmet) + 2 * len(spaces) + 3 * strange, ", ".join(says)
     if isinstance(peer, BlockPeer):
         where = (
