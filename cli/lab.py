@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from cli import switchboard
 from lab import api
 from lab.spec import CNIS, FAMILIES, PROXIES, LabSpec, lab_names
 
@@ -176,6 +177,7 @@ def _parser() -> argparse.ArgumentParser:
         one = verbs.add_parser(verb, parents=[which], help=says)
         one.add_argument("-f", "--file", action="append", required=True, help="file, directory or -")
         one.set_defaults(run=_apply)
+    switchboard.add_verbs(verbs, which, reading)
     return parser
 
 

@@ -61,12 +61,16 @@ class Expected(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Broken(msgspec.Struct, frozen=True, kw_only=True):
-    """A fault that was made: on what, what must be diagnosed, how to undo it."""
+    """A fault that was made: on what, what must be diagnosed, how to undo it.
+
+    `probe` are arguments of `kubereach probe` that show it.
+    """
 
     code: str
     on: str
     says: str
     expected: tuple[Expected, ...]
+    probe: tuple[str, ...]
     undo: tuple[Undo, ...]
 
 
@@ -85,14 +89,18 @@ class Bench:
             name = default if default in known else known[-1]
         return self.topology.node(name)
 
+    def other(self, node: NodeSpec) -> NodeSpec:
+        """Another node than this one; FaultError in a lab of one."""
+        rest = [n for n in self.topology.nodes if n.name != node.name]
+        if not rest:
+            raise FaultError("this fault needs two nodes: kubereach lab up --nodes 2")
+        return rest[0]
+
     def pair(self, on: str) -> tuple[NodeSpec, NodeSpec]:
         """Two nodes, from "node/A,node/B"; the first two if `on` is empty."""
         named = [self.node(part) for part in on.split(",") if part]
-        if len(self.topology.nodes) < 2:
-            raise FaultError("this fault needs two nodes: kubereach lab up --nodes 2")
         first = named[0] if named else self.topology.nodes[0]
-        rest = [n for n in self.topology.nodes if n.name != first.name]
-        second = named[1] if len(named) > 1 else rest[0]
+        second = named[1] if len(named) > 1 else self.other(first)
         if first.name == second.name:
             raise FaultError(f"{on!r} names one node twice: write node/A,node/B")
         return first, second
@@ -111,6 +119,13 @@ class Bench:
     async def feed(self, namespace: str, argv: Sequence[str], stdin: str) -> None:
         """Run a program that reads `stdin` in a network namespace. Raises netns.NetnsError if it fails."""
         await netns.run(namespace, argv, stdin=stdin)
+
+    async def pod_on(self, node: str, label: str = "app.kubernetes.io/component=endpoint") -> str:
+        """A pod with that label on a node, as `kubereach probe` names it; FaultError if there is none."""
+        for pod in await self.api.list("pods", label_selector=label):
+            if pod["spec"].get("nodeName") == node:
+                return f"pod/{pod['metadata']['namespace']}/{pod['metadata']['name']}"
+        raise FaultError(f"there is no pod with {label} on {node}")
 
     def pod_netns(self, pod: Object) -> str:
         """The network namespace of a pod, by name."""

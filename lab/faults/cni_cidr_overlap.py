@@ -25,6 +25,7 @@ async def make(bench: Bench, on: str) -> Broken:
         on=f"node/{node.name},node/{peer.name}",
         says=f"{DEVICE} of {node.name} has {half}, which are addresses of the pods of {peer.name}",
         expected=(Expected(code=FAULT.code, kind="cidr", node=node.name, name=f"{half} dev {DEVICE}"),),
+        probe=(await bench.pod_on(node.name), await bench.pod_on(peer.name), "--proto", "udp"),
         undo=(Command(node.netns, ("ip", "link", "del", DEVICE)),),
     )
 

@@ -18,6 +18,7 @@ async def make(bench: Bench, on: str) -> Broken:
         on=f"node/{node.name},node/{peer.name}",
         says=f"{node.name} has no route to {cidr}, the pods of {peer.name}",
         expected=(Expected(code=FAULT.code, kind="route", node=node.name, name=cidr),),
+        probe=(await bench.pod_on(node.name), await bench.pod_on(peer.name), "--proto", "udp"),
         undo=(Command(node.netns, ("ip", "-4", "route", "add", *route)),),
     )
 

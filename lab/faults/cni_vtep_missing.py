@@ -22,6 +22,7 @@ async def make(bench: Bench, on: str) -> Broken:
         on=f"node/{node.name},node/{peer.name}",
         says=f"{device} of {node.name} does not know the tunnel end of {peer.name}",
         expected=(Expected(code=FAULT.code, kind="fdb", node=node.name, name=f"{mac} dev {device}"),),
+        probe=(await bench.pod_on(node.name), await bench.pod_on(peer.name), "--proto", "udp"),
         undo=(Command(node.netns, ("bridge", "fdb", "append", *entry)),),
     )
 

@@ -30,6 +30,7 @@ async def make_one(bench: Bench, on: str) -> Broken:
         on=f"pod/kube-system/{name}",
         says=f"DNS server kube-system/{name} is halted",
         expected=(Expected(code=ONE.code, kind="Pod", namespace="kube-system", name=name),),
+        probe=("pod/shop/frontend", f"pod/kube-system/{name}", "--proto", "dns"),
         undo=(Signal(space, SIGCONT),),
     )
 
@@ -44,6 +45,7 @@ async def make_all(bench: Bench, _on: str) -> Broken:
         on="svc/kube-system/kube-dns",
         says="all DNS servers of the cluster are halted",
         expected=(Expected(code=ALL.code, kind="Service", namespace="kube-system", name="kube-dns"),),
+        probe=("pod/shop/frontend", "dns/cart.shop.svc.cluster.local"),
         undo=tuple(Signal(space, SIGCONT) for space in spaces),
     )
 

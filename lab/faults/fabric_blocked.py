@@ -22,6 +22,7 @@ async def make(bench: Bench, on: str) -> Broken:
         on=f"node/{node.name},node/{peer.name}",
         says=f"what {node.name} sends to {peer.name} over IPv4 is dropped on the way",
         expected=(Expected(code=FAULT.code, kind="path", name=f"{node.name} → {peer.name} all traffic"),),
+        probe=(f"node/{node.name}", f"node/{peer.name}", "--family", "4"),
         undo=(Command(router, ("nft", "delete", "table", family, TABLE)),),
     )
 

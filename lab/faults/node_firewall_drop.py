@@ -10,6 +10,7 @@ RULE = ("FORWARD", "-p", "udp", "--dport", "8700", "-m", "comment", "--comment",
 async def make(bench: Bench, on: str) -> Broken:
     """Drop the probes' own port in filter FORWARD, at position 1."""
     node = bench.node(on)
+    other = bench.other(node)
     chain, *rest = RULE
     await bench.run(node.netns, ["iptables", "-I", chain, "1", *rest])
     return Broken(
@@ -17,6 +18,7 @@ async def make(bench: Bench, on: str) -> Broken:
         on=f"node/{node.name}",
         says=f"{node.name} drops forwarded UDP to port 8700",
         expected=(Expected(code=FAULT.code, kind="iptables-rule", node=node.name, name="filter/FORWARD/1"),),
+        probe=(await bench.pod_on(other.name), await bench.pod_on(node.name), "--proto", "udp", "--family", "4"),
         undo=(Command(node.netns, ("iptables", "-D", *RULE)),),
     )
 

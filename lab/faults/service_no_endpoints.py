@@ -20,6 +20,7 @@ async def make(bench: Bench, on: str) -> Broken:
         on=f"svc/{namespace}/{name}",
         says=f"Service {namespace}/{name} selects {key}={wrong[key]}, which no pod has",
         expected=(Expected(code=FAULT.code, kind="Service", namespace=namespace, name=name),),
+        probe=("pod/shop/frontend", f"svc/{namespace}/{name}"),
         undo=(Patch("services", namespace, name, [{"op": "replace", "path": "/spec/selector", "value": selector}]),),
     )
 

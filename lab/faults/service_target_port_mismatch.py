@@ -21,6 +21,7 @@ async def make(bench: Bench, on: str) -> Broken:
         on=f"svc/{namespace}/{name}",
         says=f"Service {namespace}/{name} sends to port {wrong}, where nothing listens",
         expected=(Expected(code=FAULT.code, kind="Service", namespace=namespace, name=name),),
+        probe=("pod/shop/frontend", f"svc/{namespace}/{name}"),
         undo=(Patch("services", namespace, name, [{"op": "replace", "path": PATH, "value": was}]),),
     )
 
