@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import msgspec
 
 from cli.client import Client, ConfigError
-from cli.options import EXIT_INCONCLUSIVE, EXIT_OK, EXIT_WRONG, Parser, command_parser
+from cli.options import EXIT_INCONCLUSIVE, EXIT_OK, EXIT_WRONG, Parser, add_access, command_parser
 from cli.render.incident import explained, incident_table, is_named
 from cli.session import Session, run
 from model.diagnosis import Incident
@@ -30,13 +30,17 @@ def build_incidents_parser() -> Parser:
         "incidents", "Lists what is wrong now: one line a cause, not a line a cell.", INCIDENTS_EXAMPLES
     )
     parser.add_argument("--all", action="store_true", help="the resolved ones too")
+    add_access(parser)
     return parser
 
 
 def build_explain_parser() -> Parser:
     """The parser of `kubereach explain`."""
-    parser = command_parser("explain", "Explains an incident: cause, object, evidence, mend.", EXPLAIN_EXAMPLES)
+    parser = command_parser(
+        "explain", "Explains an incident: cause, object, evidence, mend.", EXPLAIN_EXAMPLES, "INCIDENT"
+    )
     parser.add_argument("incident", metavar="INCIDENT", help="its id, the beginning of its id, or 'latest'")
+    add_access(parser)
     return parser
 
 

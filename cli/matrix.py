@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from cli.options import EXIT_INCONCLUSIVE, EXIT_OK, EXIT_WRONG, Parser, command_parser, one_of
+from cli.options import EXIT_INCONCLUSIVE, EXIT_OK, EXIT_WRONG, Parser, add_access, command_parser, one_of
 from cli.render.matrix import as_it_should_be, matrix
 from cli.session import Session, run
 from model.diagnosis import Matrix
@@ -24,6 +24,7 @@ def build_parser() -> Parser:
     """The parser of this command."""
     parser = command_parser("matrix", DESCRIPTION, EXAMPLES)
     parser.add_argument("--kind", type=one_of(KINDS), default="node", help=f"{', '.join(KINDS)} (node)")
+    add_access(parser)
     return parser
 
 

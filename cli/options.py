@@ -33,10 +33,17 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are one line that names the input and the way out, with exit code 2."""
 
-    def __init__(self, prog: str, description: str, examples: str = "", *, exit_codes: bool = True) -> None:
+    def __init__(
+        self, prog: str, description: str, examples: str = "", *, words: str = "", exit_codes: bool = True
+    ) -> None:
         epilog = "\n\n".join(part for part in (examples, EXIT_CODES if exit_codes else "") if part)
         super().__init__(
-            prog=prog, description=description, epilog=epilog, formatter_class=_Formatter, allow_abbrev=False
+            prog=prog,
+            usage=" ".join(filter(None, (prog, words, "[options]"))),
+            description=description,
+            epilog=epilog,
+            formatter_class=_Formatter,
+            allow_abbrev=False,
         )
         self._optionals.title = "options"
 
@@ -64,11 +71,13 @@ def add_output(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def command_parser(name: str, description: str, examples: str = "") -> Parser:
-    """The parser of a command that asks the controller."""
-    parser = Parser(f"kubereach {name}", description, examples)
+def command_parser(name: str, description: str, examples: str, words: str = "") -> Parser:
+    """The parser of a command that asks the controller; `words` are its arguments, for the first line of its help.
+
+    The caller adds its own options, and `add_access` as the last.
+    """
+    parser = Parser(f"kubereach {name}", description, examples, words=words)
     add_output(parser)
-    add_access(parser)
     return parser
 
 

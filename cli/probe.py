@@ -13,6 +13,7 @@ from cli.options import (
     EXIT_OK,
     EXIT_WRONG,
     Parser,
+    add_access,
     command_parser,
     milliseconds,
     one_of,
@@ -43,7 +44,7 @@ DIAGNOSIS_DEADLINE_S = 30.0
 
 def build_parser() -> Parser:
     """The parser of this command."""
-    parser = command_parser("probe", DESCRIPTION, EXAMPLES)
+    parser = command_parser("probe", DESCRIPTION, EXAMPLES, "A B")
     parser.add_argument("source", metavar="A", help="where the probe starts")
     parser.add_argument("destination", metavar="B", help="what it shall reach")
     how = parser.add_argument_group("how to ask")
@@ -62,6 +63,7 @@ def build_parser() -> Parser:
         default=None,
         help="count the probe's packets at every device of the way; else only if it fails",
     )
+    add_access(parser)
     return parser
 
 

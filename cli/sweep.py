@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from cli.options import EXIT_INCONCLUSIVE, EXIT_OK, Parser, command_parser, milliseconds
+from cli.options import EXIT_INCONCLUSIVE, EXIT_OK, Parser, add_access, command_parser, milliseconds
 from cli.render.sweep import is_whole, sweep
 from cli.session import Session, run
 
@@ -30,6 +30,7 @@ def build_parser() -> Parser:
         metavar="TIME",
         help="wait until it is whole, at most TIME (30s)",
     )
+    add_access(parser)
     return parser
 
 

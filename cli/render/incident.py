@@ -31,7 +31,12 @@ def incident_table(incidents: Sequence[Incident], now: datetime, *, everything: 
         return Text(f"✓ {words}", style="bold green")
     table = Table(box=None, pad_edge=False, header_style="dim")
     for name in ("", "incident", "state", "opened", "lasts", "cause", "object", "cells"):
-        table.add_column(name, overflow="fold", justify="right" if name in ("lasts", "cells") else "left")
+        table.add_column(
+            name,
+            overflow="fold",
+            no_wrap=name not in ("object", "cause"),
+            justify="right" if name in ("lasts", "cells") else "left",
+        )
     if wide:
         table.add_column("summary", overflow="fold")
     ordered = sorted(incidents, key=lambda incident: incident.opened_at, reverse=True)

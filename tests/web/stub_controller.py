@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -264,7 +265,7 @@ class StubController:
             case ["matrix"]:
                 return web.json_response(self.matrices[request.query["kind"]])
             case ["paths"]:
-                return web.json_response({"paths": self._paths(request.query["source"], request.query["destination"])})
+                return web.json_response({"paths": self._paths(request.query)})
             case ["incidents"]:
                 wanted = request.query.get("state")
                 return web.json_response([one for one in self.incidents if wanted in (None, one["state"])])
@@ -274,12 +275,10 @@ class StubController:
                 return await self._stream(request)
         return web.json_response({"error": f"nothing is at {request.path}"}, status=404)
 
-    def _paths(self, source: str, destination: str) -> list[Document]:
-        known = next(
-            one
-            for one in self.matrices["node"]["cells"]
-            if (one["source"], one["destination"]) == (source, destination)
-        )
+    def _paths(self, query: Mapping[str, str]) -> list[Document]:
+        ends = (query["source"], query["destination"])
+        cells = self.matrices[query["kind"]]["cells"]
+        known = next(one for one in cells if (one["source"], one["destination"]) == ends)
         more = {
             "state": known["state"],
             "verdict": known["verdict"],
