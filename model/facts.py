@@ -202,7 +202,9 @@ class Walk(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a packet would meet on this host.
 
     `verdict`: accept, drop, reject or unsure. drop and reject name the deciding rule in `decided_by`. unsure names in
-    `unsure` the matches that could not be judged. `packet` is the packet as it leaves, translations done.
+    `unsure` the matches that could not be judged. `packet` is the packet as it leaves, translations done; where chance
+    or something unknown decides (a Service with several endpoints), `alternatives` has every packet that may leave, and
+    the verdict holds for all of them. Where the routing decision ends the packet, `decided_by` has the backend "route".
     """
 
     asked: Packet
@@ -211,6 +213,7 @@ class Walk(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     decided_by: RuleRef | None = None
     steps: tuple[WalkStep, ...] = ()
     unsure: tuple[str, ...] = ()
+    alternatives: tuple[Packet, ...] = ()
 
 
 class Dropper(msgspec.Struct, frozen=True, kw_only=True):

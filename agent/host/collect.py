@@ -24,5 +24,7 @@ def collect(context: Context) -> Facts:
         try:
             fields[subject] = reader(context)
         except Exception as error:  # whatever goes wrong with one subject must not cost the others
-            errors[subject] = f"{error}" if type(error).__name__ == "ReadError" else f"{type(error).__name__}: {error}"
+            errors[subject] = f"{type(error).__name__}: {error}"
+    if "firewall" in vars(context):
+        errors |= {f"netfilter {backend}": why for backend, why in context.firewall.reading.errors.items()}
     return Facts(at_ms=time.time_ns() // 1_000_000, errors=errors, **fields)

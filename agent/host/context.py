@@ -5,20 +5,16 @@ Made after the namespace was entered; readers fetch from it and never change it.
 
 from __future__ import annotations
 
-import subprocess
-from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from agent.host import addresses, links, routes
 from agent.host.netlink import Netlink
 from model.facts import Address, FactsOrder, Link, Route
 
-COMMAND_DEADLINE_S = 20.0
-
-
-class ReadError(Exception):
-    """A subject could not be read; the text says why in one line ("nft: command not found")."""
+if TYPE_CHECKING:
+    from agent.host.firewall import Firewall
 
 
 class Context:
@@ -52,19 +48,13 @@ class Context:
         return routes.read(self.netlink, self.device_names)
 
     @cached_property
+    def firewall(self) -> Firewall:
+        """Netfilter, for walks and droppers."""
+        from agent.host.firewall import Firewall  # noqa: PLC0415 - only where it is asked for
+
+        return Firewall(self)
+
+    @cached_property
     def device_names(self) -> dict[int, str]:
         """Names of devices by index."""
         return {link.index: link.name for link in self.links}
-
-    def run(self, command: Sequence[str]) -> str:
-        """The output of a program of the host. Raises ReadError if it is missing, fails or misses its deadline."""
-        try:
-            done = subprocess.run(command, capture_output=True, timeout=COMMAND_DEADLINE_S, check=False)
-        except FileNotFoundError:
-            raise ReadError(f"{command[0]}: command not found") from None
-        except subprocess.TimeoutExpired:
-            raise ReadError(f"{command[0]}: no answer within {COMMAND_DEADLINE_S:.0f} s") from None
-        if done.returncode != 0:
-            said = done.stderr.decode(errors="replace").strip().splitlines()
-            raise ReadError(f"{' '.join(command)}: {said[-1] if said else f'exit {done.returncode}'}")
-        return done.stdout.decode(errors="replace")

@@ -73,6 +73,14 @@ def _route_answers(context: Context) -> object:
     return route_answers.read(context.netlink, context.order.routes_asked, context.device_names)
 
 
+def _walks(context: Context) -> object:
+    return context.firewall.walks()
+
+
+def _droppers(context: Context) -> object:
+    return context.firewall.droppers()
+
+
 READERS: Final[dict[str, Callable[[Context], Any]]] = {
     "links": _links,
     "addresses": _addresses,
@@ -85,6 +93,8 @@ READERS: Final[dict[str, Callable[[Context], Any]]] = {
     "resolver": _resolver,
     "cni": _cni,
     "route_answers": _route_answers,
+    "walks": _walks,
+    "droppers": _droppers,
 }
 
 
@@ -92,6 +102,8 @@ def wanted(order: FactsOrder) -> tuple[str, ...]:
     """The subjects that an order asks for, those that its queries imply included."""
     implied = {
         "route_answers": order.routes_asked,
+        "walks": order.walks_asked,
+        "droppers": order.droppers_asked,
     }
     asked = [*order.subjects, *(subject for subject, queries in implied.items() if queries)]
     return tuple(dict.fromkeys(asked))

@@ -26,8 +26,8 @@ def read(netlink: Netlink, queries: tuple[RouteQuery, ...], devices: Mapping[int
     return tuple(answer(netlink, query, devices) for query in queries)
 
 
-def answer(netlink: Netlink, query: RouteQuery, devices: Mapping[int, str]) -> RouteAnswer:
-    """The kernel's answer to one query."""
+def answer(netlink: Netlink, query: RouteQuery, devices: Mapping[int, str], *, with_match: bool = True) -> RouteAnswer:
+    """The kernel's answer to one query; `with_match` asks for the matched prefix too."""
     incoming = incoming_device(netlink, query.incoming, devices)
     index = next((number for number, name in devices.items() if name == incoming), 0)
     if incoming and not index:
@@ -37,9 +37,13 @@ def answer(netlink: Netlink, query: RouteQuery, devices: Mapping[int, str]) -> R
     except ValueError:
         return RouteAnswer(query=query, errno=errno.EINVAL)
     except NetlinkError as error:
-        return RouteAnswer(query=query, errno=error.errno or errno.EIO, matched=_matched(netlink, query, index)[0])
+        return RouteAnswer(
+            query=query,
+            errno=error.errno or errno.EIO,
+            matched=_matched(netlink, query, index)[0] if with_match else "",
+        )
     fixed, attributes = FIXED.unpack(found.fixed), found.attributes
-    matched, table = _matched(netlink, query, index)
+    matched, table = _matched(netlink, query, index) if with_match else ("", 0)
     return RouteAnswer(
         query=query,
         type=TYPES[fixed[7]] if fixed[7] < len(TYPES) else str(fixed[7]),
