@@ -177,7 +177,7 @@ class Question:
             return self.destination_has_name(port, protocol)
         if protocol != self.protocol:
             return False
-        return port is None or port <= self.port <= entry.get("endPort", port)
+        return port is None or int(port) <= self.port <= int(entry.get("endPort", port))
 
     def admin(self, tier: str, direction: str, subject: Raw, peer: Any) -> str | None:
         """The action of the first rule that matches, policies by rising priority."""
@@ -236,7 +236,7 @@ class Question:
         if port is None:
             return True
         if "range" in port:
-            return int(port["range"]["start"]) <= self.port <= port["range"]["end"]
+            return int(port["range"]["start"]) <= self.port <= int(port["range"]["end"])
         return bool(port["number"] == self.port)
 
 
