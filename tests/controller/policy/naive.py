@@ -172,7 +172,8 @@ class Question:
 
     def port_matches(self, entry: Raw) -> bool:
         """Whether one entry of ports means the port."""
-        protocol, port = entry.get("protocol", "TCP"), entry.get("port")
+        port: Any = entry.get("port")
+        protocol = entry.get("protocol", "TCP")
         if isinstance(port, str):
             return self.destination_has_name(port, protocol)
         if protocol != self.protocol:
