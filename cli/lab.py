@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import sys
-import threading
+import time
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
@@ -18,6 +18,7 @@ from cli import switchboard
 from lab import api
 from lab.spec import CNIS, FAMILIES, PROXIES, LabSpec, lab_names
 
+_ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 OUTPUTS = ("table", "wide", "json", "yaml")
 Parsers = Any  # argparse's action of subparsers, whose class is private
 
@@ -50,34 +51,35 @@ def _up(options: argparse.Namespace) -> int:
         family=options.family,
         zones=options.zones,
     )
-    ended = threading.Event()
-
-    def end(_number: int, _frame: FrameType | None) -> None:
-        if not ended.is_set():
-            ended.set()
-            raise KeyboardInterrupt
-
-    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
-        signal.signal(number, end)
+    _end_by_signals()
     try:
-        state = api.up(spec, lambda text: _say(f"lab {spec.name}: {text}"), agents=not options.no_agents, sample=True)
-    except KeyboardInterrupt:
-        _say(f"lab {spec.name}: taken away")
-        return 130
-    print(state.url or state.kubeconfig, flush=True)
-    if options.detach:
-        return 0
-    _say(f"lab {spec.name} runs until Ctrl-C")
-    try:
+        state = api.up(spec, lambda text: _say(f"lab {spec.name}: {text}"), agents=not options.no_agents)
+        print(state.url or state.kubeconfig, flush=True)
+        if options.detach:
+            return 0
+        _say(f"lab {spec.name} runs until Ctrl-C")
         while api.supervised(spec.name):
-            ended.wait(1.0)
+            time.sleep(1.0)
     except KeyboardInterrupt:
-        api.down(spec.name)
+        if spec.name in lab_names():
+            api.down(spec.name)
         _say(f"lab {spec.name}: taken away")
         return 0
     if spec.name in lab_names():
         raise api.LabError(f"the supervisor of lab {spec.name} died (kubereach lab down --name {spec.name})", 1)
     return 0
+
+
+def _end_by_signals() -> None:
+    """Make the first SIGTERM, SIGHUP or Ctrl-C an interruption, and ignore those that come while it is obeyed."""
+
+    def end(_number: int, _frame: FrameType | None) -> None:
+        for number in _ENDING:
+            signal.signal(number, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    for number in _ENDING:
+        signal.signal(number, end)
 
 
 def _down(options: argparse.Namespace) -> int:
