@@ -85,7 +85,7 @@ def mapped_verdicts(rule: Rule, packet: Seen, world: World, sets: Sets) -> Itera
         if kind == "vmap":
             value = value_of(inner["key"], packet, world)
             if not _is_absent(value):
-                for result, sure in entries(value, _elements(inner["data"], sets)):
+                for result, sure, _ in entries(value, _elements(inner["data"], sets)):
                     verdict, to = next(iter(result.items()))
                     yield verdict, (to or {}).get("target", ""), sure
         elif kind in {"jump", "goto"}:
@@ -120,8 +120,7 @@ def _holds(kind: str, inner: Any, packet: Seen, world: World, sets: Sets) -> boo
 def _match(inner: dict[str, Any], packet: Seen, world: World, sets: Sets) -> bool | None:
     left, right, operator = inner["left"], inner["right"], inner.get("op", "==")
     if isinstance(left, dict) and left.get("ct", {}).get("key") == "status":
-        words = set(right if isinstance(right, list) else [right]) if isinstance(right, list | str) else set()
-        return ct_status(words, packet) if operator == "in" and words else None
+        return _status(operator, right, packet)
     value = value_of(left, packet, world)
     if _is_absent(value):
         return False
@@ -130,11 +129,11 @@ def _match(inner: dict[str, Any], packet: Seen, world: World, sets: Sets) -> boo
         return COMPARE[operator](value, other) if isinstance(value, int) and isinstance(other, int) else None
     if isinstance(right, str) and right.startswith("@"):
         holds = is_any(value, _elements(right, sets)) if right[1:] in sets else None
-    elif operator == "in":
+    elif operator in {"in", "!"}:
         wanted = right if isinstance(right, list) else [right]
         if isinstance(value, int):
             bits = [_bit(word) for word in wanted]
-            return None if None in bits else any(value & (bit or 0) for bit in bits)
+            return None if None in bits else any(value & (bit or 0) for bit in bits) != (operator == "!")
         holds = is_any(value, wanted)
     else:
         holds = is_equal(value, right)
@@ -142,7 +141,21 @@ def _match(inner: dict[str, Any], packet: Seen, world: World, sets: Sets) -> boo
             holds = None
     if holds is None:
         return None
-    return not holds if operator == "!=" else holds
+    return not holds if operator in {"!=", "!"} else holds
+
+
+def _status(operator: str, right: Any, packet: Seen) -> bool | None:
+    """Ct status: `in` and `!` look at bits; `==` and `!=` at the whole word, which no tracked packet has so bare.
+
+    A translated connection has IPS_DST_NAT_DONE beside IPS_DST_NAT, so that `ct status != dnat` holds for it too.
+    """
+    words = set(right if isinstance(right, list) else [right]) if isinstance(right, list | str) else set()
+    if operator in {"==", "!="} and words <= {"dnat", "snat"} and words:
+        return False if packet.state in {"untracked", "invalid"} else operator == "!="
+    if operator not in {"in", "!"} or not words:
+        return None
+    holds = ct_status(words, packet)
+    return None if holds is None else holds != (operator == "!")
 
 
 def _bit(word: Any) -> int | None:
@@ -221,10 +234,11 @@ def _verdict_map(
         yield passed_by(packet, because)
         return
     is_settled = False
-    for result, sure in entries(value, _elements(inner["data"], sets)):
+    for result, sure, comment in entries(value, _elements(inner["data"], sets)):
         is_settled = is_settled or sure or isinstance(value, Chance)
         reasons = because if sure else (*because, "numgen" if isinstance(value, Chance) else "vmap")
-        yield from _run((result, *rest), packet, world, sets, reasons)
+        for outcome in _run((result, *rest), packet, world, sets, reasons):
+            yield outcome._replace(detail=f"{outcome.detail} # {comment}") if comment else outcome
     if not is_settled:
         yield passed_by(packet, because)
 
@@ -276,7 +290,8 @@ def _addresses(address: Any, packet: Seen, world: World, sets: Sets) -> Iterator
     value = value_of(address["map"]["key"], packet, world)
     if _is_absent(value):
         return
-    yield from entries(value, _elements(address["map"]["data"], sets))
+    for result, sure, _ in entries(value, _elements(address["map"]["data"], sets)):
+        yield result, sure
 
 
 def _nat(inner: Any, packet: Seen, world: World, sets: Sets, *, is_source: bool) -> Iterator[Outcome]:

@@ -302,28 +302,32 @@ def is_any(value: Value, elements: list[Any]) -> bool | None:
     return answer
 
 
-def entries(value: Value, elements: list[Any]) -> Iterator[tuple[Any, bool]]:
-    """What a map gives for a value: each result with whether it is sure; all results, unsure, where chance picks."""
+def entries(value: Value, elements: list[Any]) -> Iterator[tuple[Any, bool, str]]:
+    """What a map gives for a value: each result, whether it is sure, and the element's comment.
+
+    All results, unsure, where chance picks.
+    """
     if isinstance(value, Chance):
         for element in elements:
-            yield element[1], value.below == 1
+            yield element[1], value.below == 1, ""
         return
     catch_all = None
     for element in elements:
-        key, result = element[0], element[1]
+        key, result, comment = element[0], element[1], ""
         if isinstance(key, dict) and "elem" in key:
+            comment = key["elem"].get("comment", "")
             key = key["elem"]["val"]
         if key == "*":
             catch_all = result
             continue
         one = is_equal(value, key)
         if one:
-            yield result, True
+            yield result, True, comment
             return
         if one is None:
-            yield result, False
+            yield result, False, comment
     if catch_all is not None:
-        yield catch_all, True
+        yield catch_all, True, ""
 
 
 def _number(wanted: Any) -> int | None:

@@ -12,6 +12,8 @@ import os
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
+import msgspec
+
 from agent.host.netfilter import nft_rule, xt_rule
 from agent.host.netfilter.outcome import ACCEPT, DROP, GOTO, JUMP, NEXT, REJECT, RETURN, UNSURE, Outcome
 from agent.host.netfilter.packet import Seen, finish, spell, start
@@ -333,7 +335,12 @@ def conclude(asked: Packet, paths: list[Path], refs: Refs, unread: tuple[str, ..
 
 def _named(path: Path, refs: Refs) -> RuleRef | None:
     if isinstance(path.by, Rule):
-        return refs.rule(path.by, path.packet.family)
+        named = refs.rule(path.by, path.packet.family)
+        if named.target or named.owner != "kube-proxy":
+            return named
+        # kube-proxy's nftables rules share one chain that rejects; the map's element on the way names the Service.
+        told = next((step.detail.partition(" # ")[2] for step in reversed(path.steps) if " # " in step.detail), "")
+        return msgspec.structs.replace(named, target=f"Service {told}") if told else named
     if isinstance(path.by, Chain):
         return refs.policy(path.by, path.packet.family)
     return path.by

@@ -164,7 +164,7 @@ def _ct_state(option: Option, packet: Seen, _: World) -> bool | None:
 
 def ct_status(wanted: set[str], packet: Seen) -> bool | None:
     """Whether one of the status bits is set, as far as a new connection's first packet has them."""
-    if packet.state == "untracked":
+    if packet.state in {"untracked", "invalid"}:
         return False
     if packet.state != "new":
         return None
