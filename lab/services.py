@@ -18,6 +18,7 @@ from lab.spec import API_PORT, NodeSpec, Topology
 
 CONTROLLER_PORT: Final = 8703
 CONTROLLER_PLAIN_PORT: Final = 8704
+RELAY_PORT: Final = 8702
 TOKEN_AUDIENCE: Final = "kubereach"
 NAMESPACE: Final = "kubereach"
 ADMIN: Final = "lab-admin"
@@ -82,7 +83,6 @@ def controller(topology: Topology) -> ServiceSpec:
         *("--listen-plain", f"127.0.0.1:{CONTROLLER_PLAIN_PORT}"),
         *("--tls-cert", str(base / "pki/controller.crt")),
         *("--tls-key", str(base / "pki/controller.key")),
-        *("--ca", str(base / "pki/ca.crt")),
         *("--state-dir", str(base / "controller")),
     ]
     argv += [part for target in targets for part in ("--egress-target", target)]
@@ -99,7 +99,7 @@ def agent(topology: Topology, node: NodeSpec) -> ServiceSpec:
     argv = [
         *python("cli.main", "agent"),
         *("--node", node.name),
-        *("--node-address", node.ipv4),
+        *(part for address in node.addresses for part in ("--node-address", address)),
         *("--controller", f"{topology.nodes[0].ipv4}:{CONTROLLER_PORT}"),
         *("--ca", str(topology.directory / "pki/ca.crt")),
         *("--token-file", str(base / "agent/token")),
@@ -108,6 +108,9 @@ def agent(topology: Topology, node: NodeSpec) -> ServiceSpec:
         *("--cni-bin-dir", str(base / "cni/bin")),
         *("--state-dir", str(base / "agent")),
     ]
+    for peer in topology.nodes:
+        if peer.name != node.name:
+            argv += ["--neighbour", f"{peer.ipv4}:{RELAY_PORT}"]
     return ServiceSpec(f"agent/{node.name}", tuple(argv), node.netns)
 
 

@@ -70,7 +70,7 @@ class Supervisor:
                 await self._bring_up(group)
             except (netns.NetnsError, ApiError, aiohttp.ClientError, OSError, TimeoutError) as error:
                 log.exception("the lab could not be brought up")
-                self._tell(phase="failed", message=f"{self._state.message}: {error or 'took too long'}")
+                self._tell(phase="failed", message=f"{self._state.message}: {str(error) or 'took too long'}")
 
     async def _bring_up(self, group: asyncio.TaskGroup) -> None:
         plan, begun = self._plan, time.monotonic()

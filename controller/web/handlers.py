@@ -22,6 +22,7 @@ from model.words import IncidentState, MatrixKind
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Word = TypeVar("Word", bound=StrEnum)
+Default = TypeVar("Default")
 
 MAX_WAIT_S: Final = 120.0
 MAX_PROBES: Final = 16
@@ -63,7 +64,7 @@ def allowed(path: str, handler: Handler) -> Handler:
     return guarded
 
 
-def word(request: web.Request, name: str, kind: type[Word], default: Word | None = None) -> Word | None:
+def word(request: web.Request, name: str, kind: type[Word], default: Default) -> Word | Default:
     """A query parameter that must be one of a closed set of words. Raises BadRequestError."""
     text = request.query.get(name)
     if text is None or text == "":
@@ -134,7 +135,7 @@ async def cluster(request: web.Request) -> web.StreamResponse:
 async def matrix(request: web.Request) -> web.StreamResponse:
     """The matrix of one kind, encoded row by row, so that a big one does not keep agents waiting."""
     services = request.app[SERVICES]
-    kind = word(request, "kind", MatrixKind, MatrixKind.NODE) or MatrixKind.NODE
+    kind = word(request, "kind", MatrixKind, MatrixKind.NODE)
     body = await encode_matrix(services, kind)
     return web.Response(body=body, content_type="application/json", headers={"Cache-Control": "no-store"})
 
@@ -164,7 +165,7 @@ def ready_nodes(services: Services) -> dict[str, bool | None]:
 async def paths(request: web.Request) -> web.StreamResponse:
     """The paths of a cell."""
     services = request.app[SERVICES]
-    kind = word(request, "kind", MatrixKind, MatrixKind.NODE) or MatrixKind.NODE
+    kind = word(request, "kind", MatrixKind, MatrixKind.NODE)
     for name in ("source", "destination"):
         if not request.query.get(name):
             raise BadRequestError(422, f"{name}: is missing", "name a row and a column of the matrix")
@@ -184,7 +185,7 @@ async def paths(request: web.Request) -> web.StreamResponse:
 
 async def incidents(request: web.Request) -> web.StreamResponse:
     """All incidents, or those of one state."""
-    state = word(request, "state", IncidentState)
+    state = word(request, "state", IncidentState, None)
     return answer(request.app[SERVICES].book.list(state))
 
 
