@@ -52,10 +52,10 @@ def build_parser() -> Parser:
     how.add_argument("--port", type=port, help="port of B, 1 to 65535; else what B declares")
     how.add_argument("--family", type=one_of(("4", "6")), help="4 or 6; else what both ends have")
     how.add_argument("--count", type=whole(1, 1000), default=3, help="attempts (3)")
-    how.add_argument("--interval", type=milliseconds(1, 10_000), metavar="TIME", help="between attempts (100ms)")
-    how.add_argument("--size", type=whole(0, 65_507), default=0, help="payload in octets, for udp and icmp (0)")
+    how.add_argument("--interval", type=milliseconds(5, 10_000), metavar="TIME", help="between attempts (100ms)")
+    how.add_argument("--size", type=whole(0, 65_000), default=0, help="payload in octets, for udp and icmp (0)")
     how.add_argument(
-        "--timeout", type=milliseconds(10, 60_000), default=1000, metavar="TIME", help="of one attempt (1s)"
+        "--timeout", type=milliseconds(10, 10_000), default=1000, metavar="TIME", help="of one attempt (1s)"
     )
     how.add_argument(
         "--trace",

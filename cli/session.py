@@ -11,6 +11,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
+from http import HTTPStatus
 from typing import Any
 
 import msgspec
@@ -91,7 +92,7 @@ def _refusal(error: RefusedError) -> tuple[str, int]:
     text = f"{error}; {error.hint}" if error.hint else str(error)
     if error.status in (401, 403):
         return f"the controller refuses the token: {text}", EXIT_USAGE
-    if error.status >= 500:
+    if error.status >= 500 or error.status == HTTPStatus.TOO_MANY_REQUESTS:
         return f"the controller cannot answer now: {text}", EXIT_UNREACHABLE
     return text, EXIT_USAGE
 

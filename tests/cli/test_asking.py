@@ -194,7 +194,7 @@ async def test_a_sweep_that_was_waited_for_is_whole(
     stub: StubController, kubereach: Kubereach, whole: bool, words: list[str], code: int
 ) -> None:
     """--wait ends with 0 only if every path was observed."""
-    stub.answers["sweep"] = (200, {"whole": whole, "planned": 64, "observed": 64 if whole else 12})
+    stub.answers["sweep"] = (200, {"whole": whole, "paths": 64, "covered": 64 if whole else 12, "silent": []})
     done = await kubereach("sweep", *words)
     assert done.code == code
     assert "64" in done.out

@@ -61,6 +61,7 @@ ANSWERS = [
         4,
         "still being read; try again",
     ),
+    ("busy", 429, {"error": "16 probes are under way already"}, 4, "under way"),
     ("forbidden", 403, {"error": "not allowed"}, 2, "refuses the token: not allowed"),
     ("of another version", 200, {"outcome": "sideways"}, 2, "not understood"),
 ]

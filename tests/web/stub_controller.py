@@ -265,7 +265,7 @@ class StubController:
             case ["matrix"]:
                 return web.json_response(self.matrices[request.query["kind"]])
             case ["paths"]:
-                return web.json_response({"paths": self._paths(request.query)})
+                return web.json_response({"paths": self._paths(request.query), "unsampled": ""})
             case ["incidents"]:
                 wanted = request.query.get("state")
                 return web.json_response([one for one in self.incidents if wanted in (None, one["state"])])
@@ -286,16 +286,10 @@ class StubController:
             "rtt_us": known["rtt_us"],
             "age_s": 0.4,
         }
+        place = {"vantage": "host", "target": "Node node-b", "name": "", "over_tcp": False}
+        place |= {"address": "10.244.2.5", "port": 8700, "outcome": "ok", "detail": ""}
         return [
-            {
-                "network": network,
-                "method": method,
-                "family": family,
-                "address": "10.244.2.5",
-                "port": 8700,
-                "outcome": "ok",
-            }
-            | more
+            {"network": network, "method": method, "family": family} | place | more
             for network in ("host", "pod")
             for method in ("udp", "tcp")
             for family in (4, 6)

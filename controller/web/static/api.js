@@ -1,6 +1,7 @@
-// The controller's API as the page uses it: token, documents, the event stream. Every request has a deadline, except
-// the stream, whose silence is told by `onSilence`. Nothing here touches the page.
+// The controller's API as the page uses it: token, documents, the event stream. Every request has a deadline; the stream,
+// which is to stay open, one for its silence. Nothing here touches the page.
 
+const SILENCE_MS = 35000;
 const STORED = "kubereach-token";
 const base = new URL(".", document.baseURI);
 
@@ -55,7 +56,7 @@ export async function stream(onOpen, onEvent, signal) {
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "", name = "message", data = [];
   for (;;) {
-    const { value, done } = await reader.read();
+    const { value, done } = await withDeadline(reader.read(), () => reader.cancel().catch(() => {}));
     if (done) return;
     const lines = (rest + value).split(/\r\n|\n|\r(?!$)/);
     rest = lines.pop();
@@ -67,6 +68,17 @@ export async function stream(onOpen, onEvent, signal) {
       } else if (line.startsWith("event:")) name = line.slice(6).trim();
       else if (line.startsWith("data:")) data.push(line.slice(5).replace(/^ /, ""));
     }
+  }
+}
+
+// The controller sends a comment every 10 s; a connection that is silent for longer is dead, whatever TCP thinks.
+async function withDeadline(read, giveUp) {
+  let timer;
+  const late = new Promise((_, fail) => { timer = setTimeout(() => { giveUp(); fail(new Error("the event stream fell silent")); }, SILENCE_MS); });
+  try {
+    return await Promise.race([read, late]);
+  } finally {
+    clearTimeout(timer);
   }
 }
 

@@ -84,6 +84,7 @@ function drawSummary() {
   else if (matrix && problems) [words, tone] = [`▲ ${plural(problems, "cell")} not as it should be, no cause named yet`, "warn"];
   else if (matrix?.measuredCount) [words, tone] = ["✓ all measured paths are as they should be", "good"];
   else if (matrix) [words, tone] = ["? nothing measured yet", "warn"];
+  if (cluster?.stale_since) [words, tone] = [`? the Kubernetes API is silent since ${cluster.stale_since}; ${words}`, "warn"];
   if (connection === "lost") [words, tone] = ["? connection lost: what is shown is old", "warn"];
   if (connection === "none") [words, tone] = ["a token is needed", "calm"];
   setText(byId("headline"), words);
@@ -219,7 +220,7 @@ async function readPaths() {
   let read;
   try {
     const said = await get("paths", wanted);
-    read = Array.isArray(said) ? said : said.paths;
+    read = Object.assign(said.paths, { unsampled: said.unsampled });
   } catch (error) {
     if (error instanceof Unauthorized) throw error;
     read = error;

@@ -21,7 +21,7 @@ export function drawPanel(cell, paths, on) {
 function pathTable(paths) {
   if (paths === null) return element("p", { class: "meta" }, "reading its paths…");
   if (paths instanceof Error) return element("p", { class: "meta" }, `its paths cannot be read: ${paths.message}`);
-  if (!paths.length) return element("p", { class: "meta" }, "no path of this cell is probed");
+  if (!paths.length) return element("p", { class: "meta" }, `no path of this cell is probed${paths.unsampled ? `: ${paths.unsampled}` : ""}`);
   return element("table", null,
     element("caption", null, plural(paths.length, "path")),
     element("thead", null, element("tr", null, ["path", "state", "loss", "time", "age"].map((name, at) => element("th", { class: at > 1 && "n" }, name)))),
@@ -37,11 +37,11 @@ function pathTable(paths) {
 }
 
 function nameOf(path) {
-  return [path.network, path.method ?? path.protocol, path.family && `IPv${path.family}`].filter(Boolean).join(" · ");
+  return [path.network, path.over_tcp ? `${path.method} over tcp` : path.method, `IPv${path.family}`].filter(Boolean).join(" · ");
 }
 
 function detailOf(path) {
   const address = path.address && (path.port ? `${path.address.includes(":") ? `[${path.address}]` : path.address}:${path.port}` : path.address);
   const outcome = path.outcome && path.outcome !== "ok" ? path.outcome.replaceAll("_", " ") : "";
-  return [path.name, address, outcome, path.detail].filter(Boolean).join(" · ");
+  return [path.vantage, path.target, path.name, address, outcome, path.detail].filter(Boolean).join(" · ");
 }
