@@ -66,6 +66,7 @@ class AgentInfo(msgspec.Struct, frozen=True, kw_only=True):
     version: str = ""
     uplink: str = ""
     last_seen: float | None = None
+    connected_since: float | None = None
     silent_since: float | None = None
     said_goodbye: bool = False
     offset_s: float = 0.0
@@ -244,6 +245,7 @@ class AgentRegistry:
             version=hello.version,
             uplink=hello.uplink or session.info.uplink,
             last_seen=now,
+            connected_since=session.info.connected_since if session.info.connected else now,
             offset_s=now - hello.at_ms / 1000,
             link_events=kept,
         )

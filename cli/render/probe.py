@@ -128,7 +128,8 @@ def _expectation(expectation: Expectation) -> Text:
     if expectation.because:
         line.append(f": {', '.join(expectation.because)}")
     if expectation.missing:
-        line.append(f"\nnot known: {expectation.missing}", style="yellow")
+        word = "why" if expectation.allowed is False else "not known"
+        line.append(f"\n{word}: {expectation.missing}", style="dim" if expectation.allowed is False else "yellow")
     return line
 
 

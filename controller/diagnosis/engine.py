@@ -32,6 +32,7 @@ from model.words import CellState, Outcome
 TICK_S = 0.2
 EXAMINE_S = 12.0
 AGAIN_S = 4.0
+DEAF_S = 5.0
 REEXAMINE_S = 20.0
 EXAMINATIONS_BEFORE_INCONCLUSIVE = 2
 NARROWED = 8
@@ -99,7 +100,7 @@ class Diagnoser:
         now = self._clock.wall()
         statuses = self._matrix.statuses()
         entries = self._book.open_entries()
-        review = localise.review(entries, statuses, now)
+        review = localise.review(entries, statuses, now, self._deaf(now))
         for entry in entries:
             key = entry.incident.id
             if key in review.healed:
@@ -130,6 +131,11 @@ class Diagnoser:
     def _forget(self, statuses: Mapping[str, PathStatus]) -> None:
         for path_id in [p for p in self._tried if (s := statuses.get(p)) is None or s.state is CellState.OK]:
             del self._tried[path_id]
+
+    def _deaf(self, now: float) -> frozenset[str]:
+        """Nodes whose agent is gone, or has only just come: what it should answer may be refused meanwhile."""
+        agents = self._agents.all()
+        return frozenset(a.node for a in agents if not a.connected or now - (a.connected_since or now) < DEAF_S)
 
     def _silent(self) -> frozenset[str]:
         return frozenset(a.node for a in self._agents.all() if not a.connected)

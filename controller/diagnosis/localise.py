@@ -12,7 +12,7 @@ from controller.diagnosis.scope import Scope
 from controller.incident.book import Entry
 from controller.matrix.paths import PathStatus
 from controller.plan.paths import Path
-from model.words import CellState, MatrixKind, Method
+from model.words import CellState, MatrixKind, Method, Outcome
 
 SETTLE_S = 0.7
 LASTING_S = 8.0
@@ -35,19 +35,27 @@ class Review:
     unexplained: tuple[PathStatus, ...]
 
 
-def is_symptom(status: PathStatus, now: float) -> bool:
-    """Whether a path shows something that calls for a cause: it should pass, and has failed for long enough to tell."""
+def is_symptom(status: PathStatus, now: float, deaf: Collection[str] = ()) -> bool:
+    """Whether a path shows something that calls for a cause: it should pass, and has failed for long enough to tell.
+
+    `deaf` are nodes whose agent is not there to answer: a refusal from such a host says that it was reached.
+    """
     if status.path.expected.allowed is False:
+        return False
+    refused = status.last_outcome is not None and status.last_outcome is Outcome.REFUSED
+    if refused and status.path.target_kind == "Node" and not status.path.destination_nodes.isdisjoint(deaf):
         return False
     if status.state is CellState.FAILING:
         return now - (status.first_failure_at or status.since) >= SETTLE_S
     return status.state is CellState.DEGRADED and status.loss >= DEGRADED_LOSS and now - status.since >= LASTING_S
 
 
-def review(entries: Iterable[Entry], statuses: Mapping[str, PathStatus], now: float) -> Review:
+def review(
+    entries: Iterable[Entry], statuses: Mapping[str, PathStatus], now: float, deaf: Collection[str] = ()
+) -> Review:
     """Hold the matrix against the open incidents."""
     failing = [s for s in statuses.values() if s.state is CellState.FAILING and s.path.expected.allowed is not False]
-    symptoms = [s for s in statuses.values() if is_symptom(s, now)]
+    symptoms = [s for s in statuses.values() if is_symptom(s, now, deaf)]
     healed, healthy = [], set()
     failing_of: dict[str, tuple[Path, ...]] = {}
     explained: set[str] = set()
@@ -155,7 +163,8 @@ def _shape(
         scope = Scope(targets=(path.target_uid,), kinds=(path.kind,))
         if _share(scope, unexplained, statuses) >= WHOLE:
             return scope, f"everything to {path.destination}"
-    return Scope(paths=(path.id,)), f"{path.source_node} → {path.destination} by {path.method.value}"
+    # Many single paths that nothing explains are one riddle: the name is that of their class, so that they are told once.
+    return Scope(paths=(path.id,)), f"single {path.kind.value} paths by {path.method.value}, IPv{path.family}"
 
 
 def _share(scope: Scope, unexplained: Collection[PathStatus], statuses: Mapping[str, PathStatus]) -> float:

@@ -70,6 +70,9 @@ class OnDemand:
         limit_s = 2 + (request.count * request.interval_ms + request.timeout_ms) / 1000
         answer = await self._agents.probe(question.flow.source.node, order, limit_s)
         result = answer if isinstance(answer, ProbeResult) else ProbeResult(error=str(answer))
+        reached = _with_address(question, result)
+        if reached is not None and reached is not question:
+            expected = expectation_of(reached, self._policy())
         verdict = verdict_of(expected, result.outcome)
         case: Case | None = None
         findings: tuple[Finding, ...] = ()
@@ -132,6 +135,8 @@ def expectation_of(question: Question, policy: PolicyModel | None) -> Expectatio
     if policy is None:
         return Expectation(allowed=None, missing="policies have not been read yet")
     flows = question.backends or (question.flow,)
+    if not question.flow.destination.address:
+        return Expectation(allowed=None, missing="the name led to no address to which policy could be applied")
     if question.flow.virtual_address and not question.backends:
         return Expectation(allowed=None, missing="the Service has no ready backend to which policy could be applied")
     decisions = [_decide(policy, flow) for flow in flows]

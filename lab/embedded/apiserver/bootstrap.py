@@ -24,14 +24,15 @@ _WORKLOAD_RULES = (
 )
 
 
-def bootstrap(registry: Registry, advertise: str, *, dual: bool) -> None:
+def bootstrap(registry: Registry, advertise: str) -> None:
     """Make what is missing; a store that was used before keeps what it has."""
     for name in NAMESPACES:
         _ensure(registry, "namespaces", "", name, {})
+    # One family, as a real API server does it: that of the address that it advertises.
     spec: Object = {
         "type": "ClusterIP",
-        "clusterIPs": ["10.96.0.1", "fd96::1"] if dual else ["10.96.0.1"],
-        "ipFamilyPolicy": "RequireDualStack" if dual else "SingleStack",
+        "clusterIPs": ["10.96.0.1"],
+        "ipFamilyPolicy": "SingleStack",
         "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": API_PORT}],
     }
     labels = {"component": "apiserver", "provider": "kubernetes"}
