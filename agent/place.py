@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import time
 from collections.abc import Callable
-from socket import socket as Socket
+from socket import socket as plain_socket
 from typing import Final
 
 from agent.netns import OWN, Found, NamespaceError, call_in
@@ -35,7 +35,7 @@ class Place:
         self.wait_s = 1.0
         self._hub = hub
         self._lanes: dict[tuple[Method, int], AnyLane] = {}
-        self._ready: dict[tuple[int, int, int], list[Socket]] = {}
+        self._ready: dict[tuple[int, int, int], list[plain_socket]] = {}
         self._resolver: tuple[float, Resolver] | None = None
 
     def enter(self, found: Found) -> None:
@@ -64,14 +64,14 @@ class Place:
             lane = self._lanes[method, family] = LANES[method](self._hub, family, self._open_in)
         return lane
 
-    def socket(self, family: int, kind: int, protocol: int = 0) -> Socket:
+    def socket(self, family: int, kind: int, protocol: int = 0) -> plain_socket:
         """A non-blocking socket of the namespace; a few are made at once and kept ready. Raises OSError."""
         if self.found is None:
             raise OSError(errno.ESTALE, self.error)
         count = 1 if self.found.path == OWN else _READY
         ready = self._ready.setdefault((family, kind, protocol), [])
         if not ready:
-            ready.extend(self._open_in(lambda: [Socket(family, kind, protocol) for _ in range(count)]))
+            ready.extend(self._open_in(lambda: [plain_socket(family, kind, protocol) for _ in range(count)]))
         sock = ready.pop()
         sock.setblocking(False)
         return sock
@@ -84,7 +84,7 @@ class Place:
             self._resolver = (now, resolvconf.read(path))
         return self._resolver[1]
 
-    def _open_in(self, function: Callable[[], list[Socket]]) -> list[Socket]:
+    def _open_in(self, function: Callable[[], list[plain_socket]]) -> list[plain_socket]:
         if self.found is None:
             raise OSError(errno.ESTALE, self.error)
         try:

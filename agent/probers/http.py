@@ -168,7 +168,7 @@ def _handshake(
             if not (yield Wait(wrapped.fileno(), events, deadline)):
                 _fail(Outcome.TIMEOUT, "connected, but no TLS handshake")
     except BaseException:
-        wrapped.close()
+        abort(wrapped)
         raise
 
 

@@ -6,6 +6,7 @@ to read the sockets late. What needs a connection runs as a probe of `drive`.
 
 from __future__ import annotations
 
+import errno
 import socket
 import time
 from collections.abc import Callable
@@ -25,6 +26,7 @@ SOURCE_PORTS: Final = 4
 _BUFFER: Final = 1 << 20
 _SO_RCVBUFFORCE: Final = 33
 _ONE_TURN: Final = 128
+_SEND_TRIES: Final = 8
 OpenSockets = Callable[[Callable[[], list[socket.socket]]], list[socket.socket]]
 
 
@@ -95,25 +97,31 @@ class DatagramLane:
             self._take(data, stamp_ns(ancillary), peer)
 
     def _send(self, sock: socket.socket, packet: bytes, target: tuple[str, int]) -> None:
-        try:
-            sock.sendto(packet, target)
-        except OSError:
-            # It may be the error of an earlier probe to somewhere else: only the second refusal is our own.
-            self._take_errors(sock)
-            sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-            sock.sendto(packet, target)
+        for _ in range(_SEND_TRIES):
+            try:
+                sock.sendto(packet, target)
+            except OSError as error:
+                # It may be the error of an earlier probe to somewhere else, which stands in the queue then; a socket
+                # that is not connected is never refused on its own account.
+                if not self._take_errors(sock) and error.errno != errno.ECONNREFUSED:
+                    raise
+            else:
+                return
+        sock.sendto(packet, target)
 
-    def _take_errors(self, sock: socket.socket) -> None:
-        for _ in range(_ONE_TURN):
+    def _take_errors(self, sock: socket.socket) -> int:
+        """Give every entry of the error queue to its probe; returns how many there were."""
+        for count in range(_ONE_TURN):
             error = read_error(sock)
             if error is None:
-                return
+                return count
             flight = self._whose(error)
             if flight is not None and error.detail:
                 rtt_us = 0
                 if error.outcome is Outcome.REFUSED:
                     rtt_us = max(1, (time.time_ns() - flight.sent_ns) // 1000)
                 self._hub.settle(flight, error.outcome, rtt_us, error.detail)
+        return _ONE_TURN
 
     def _whose(self, error: NetworkError) -> Flight | None:
         raise NotImplementedError

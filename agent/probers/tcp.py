@@ -33,7 +33,9 @@ class Connected:
 
 
 def abort(sock: socket.socket) -> None:
-    """Close a connection with a reset."""
+    """Close a connection with a reset; a socket that TLS has taken over is closed there."""
+    if sock.fileno() < 0:
+        return
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _ABORT)
     finally:

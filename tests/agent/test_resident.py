@@ -157,7 +157,6 @@ async def test_vantage_that_vanishes_is_not_measured_and_comes_back(bed: Bed) ->
         assert bed.controller.statuses[-1].vantage_errors.keys() == {"pod/n/p"}
         assert len(bed.controller.observations("x")) <= count + 3
         assert not [o for o in bed.controller.observations("x") if o.outcome is Outcome.TIMEOUT]
-        ip(bed.net.hub, "link", "show")
         again = bed.net.add("pod", 20)
         add_pod(bed.folder, "uid-1", again)
         await until(lambda: bed.controller.observations("x")[-1].outcome is Outcome.REFUSED, 8, "entered again")
@@ -182,12 +181,15 @@ async def test_steady_outcomes_tell_refused_from_silent_from_unreachable(bed: Be
     nowhere = "192.0.2.1" if family == 4 else "2001:db8::1"
     rejected = base + "1"
     tool = "iptables-legacy" if family == 4 else "ip6tables-legacy"
+    # A host sends one ICMP error a second to each peer (icmp(7), icmp_ratelimit); here every probe shall get its own.
+    netns.sysctl_set(bed.ctl, {"ipv4/icmp_ratelimit": "0", "ipv6/icmp/ratelimit": "0"})
     netns.run_sync(bed.ctl, [tool, "-A", "INPUT", "-p", "udp", "--dport", "7", "-j", "DROP"])
     netns.run_sync(bed.ctl, [tool, "-A", "INPUT", "-p", "tcp", "--dport", "7", "-j", "DROP"])
     prohibited = "icmp-admin-prohibited" if family == 4 else "icmp6-adm-prohibited"
     reject = ["-p", "udp", "--dport", "8", "-j", "REJECT", "--reject-with", prohibited]
     netns.run_sync(bed.ctl, [tool, "-A", "INPUT", *reject])
-    netns.run_sync(bed.a, [tool, "-A", "OUTPUT", "-p", "udp", "--dport", "6", "-j", "DROP"])
+    for node in (bed.a, bed.b):
+        netns.run_sync(node, [tool, "-A", "OUTPUT", "-p", "udp", "--dport", "6", "-j", "DROP"])
 
     def task(name: str, method: Method, to: str, port: int = 0) -> Task:
         return Task(
@@ -236,7 +238,7 @@ async def test_steady_outcomes_tell_refused_from_silent_from_unreachable(bed: Be
     for name, (outcome, detail) in wanted.items():
         # The last ones: b's responder and the neighbour tables need a moment.
         seen = bed.controller.observations(name)[-3:]
-        assert {o.outcome.value for o in seen} == {outcome}, (name, seen)
+        assert [(o.outcome.value, o.detail) for o in seen if o.outcome.value != outcome] == [], name
         assert all(o.detail.startswith(detail) for o in seen), (name, seen)
         if outcome in ("ok", "refused"):
             assert all(0 < o.rtt_us < 100_000 for o in seen), (name, seen)
@@ -318,16 +320,16 @@ async def test_link_events_are_told_after_the_silence(bed: Bed) -> None:
     async with agent(bed.a, "a", "10.9.0.2", "10.9.0.1", bed.folder):
         await until(lambda: bed.controller.statuses, 10, "status")
         ip(bed.net.hub, "link", "set", "p-a", "down")
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(0.2)
         ip(bed.net.hub, "link", "set", "p-a", "up")
+        bed.controller.break_connections()
         await until(lambda: any(s.link_events for s in bed.controller.statuses), 15, "events")
         told = next(s.link_events for s in bed.controller.statuses if s.link_events)
         assert [(e.device, e.carrier) for e in told] == [("eth0", False), ("eth0", True)]
         count = len(bed.controller.statuses)
         await until(lambda: len(bed.controller.statuses) > count + 1, 15, "later statuses")
         assert not bed.controller.statuses[-1].link_events
-        bed.controller.break_connections()
-        await until(lambda: len(bed.controller.hellos) >= 2, 10, "second hello")
+        assert len(bed.controller.hellos) >= 2
         assert bed.controller.hellos[-1].uplink == "eth0"
 
 
