@@ -16,7 +16,8 @@ def causes(found: tuple[Cause, ...], *, wide: bool) -> Group:
     for number, cause in enumerate(found):
         heading = Text("cause   ", style="bold") if number == 0 else Text("also    ", style="bold")
         heading.append(cause.code, style="bold red" if number == 0 else "yellow")
-        heading.append(f"  confidence {cause.confidence:.0%}", style="dim")
+        if cause.confidence > 0:
+            heading.append(f"  confidence {cause.confidence:.0%}", style="dim")
         parts += [Text(), heading, Padding(_body(cause, wide=wide), (0, 0, 0, 8))]
     return Group(*parts)
 

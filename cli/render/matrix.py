@@ -98,9 +98,9 @@ def _list(cells: list[Cell], *, everything: bool) -> Group:
     shown = ranked if everything else ranked[:LISTED]
     for cell in shown:
         look = look_of(cell.state, cell.verdict)
-        failing = ", ".join(cell.failing) if cell.failing else ""
-        if cell.failing and cell.paths:
-            failing = f"{len(cell.failing)} of {cell.paths}: {failing}"
+        failing = f"{len(cell.failing)} of {cell.paths}" if cell.failing else ""
+        if everything and cell.failing:
+            failing += f": {', '.join(cell.failing)}"
         table.add_row(
             Text(look.glyph, style=look.style),
             cell.source,

@@ -179,7 +179,7 @@ async def test_a_cell_opens_with_its_paths(watched: Watched, stub: StubControlle
     page = await visit(watched, stub)
     await page.mouse.move(*await place(page, 0, 1))
     await expect(page.locator("#tip")).to_contain_text("node-a → node-b")
-    await expect(page.locator("#tip")).to_contain_text("failing: pod tcp 4")
+    await expect(page.locator("#tip")).to_contain_text("1 of 8 paths failing")
     await page.mouse.click(*await place(page, 0, 1))
     await expect(page.locator("#cell-title")).to_contain_text("node-a → node-b")
     await expect(page.locator("#cell tbody tr")).to_have_count(8)

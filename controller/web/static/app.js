@@ -148,7 +148,7 @@ function showTip(at, x, y) {
   fill(tip,
     element("strong", null, `${cell.source} → ${cell.destination}`), element("div", null, badge(cell.look)),
     cell.look.name !== "unsampled" && element("div", { class: "meta" }, `${VERDICTS[cell.verdict]} · loss ${loss(cell.loss)} · ${time(cell.rtt)} · ${cell.age === null ? "never measured" : `${age(cell.age)} ago`}`),
-    cell.failing.length > 0 && element("div", { class: "meta" }, `failing: ${cell.failing.slice(0, 4).join(", ")}${cell.failing.length > 4 ? ` and ${cell.failing.length - 4} more` : ""}`));
+    cell.failing.length > 0 && element("div", { class: "meta" }, `${cell.failing.length} of ${plural(cell.paths, "path")} failing; click for each`));
   const box = tip.getBoundingClientRect();
   tip.style.left = `${Math.max(4, Math.min(x + 14, innerWidth - box.width - 8))}px`;
   tip.style.top = `${y + 18 + box.height > innerHeight ? y - box.height - 10 : y + 18}px`;

@@ -62,10 +62,10 @@ function card(one, on) {
 function causeOf(one, cause, at) {
   const named = objectName(cause.object);
   return element("div", { class: "cause" },
-    element("p", { class: "code" }, element("code", null, cause.code), ` confidence ${Math.round(cause.confidence * 100)} %`),
+    element("p", { class: "code" }, element("code", null, cause.code), cause.confidence > 0 && ` confidence ${Math.round(cause.confidence * 100)} %`),
     element("p", { class: "object" }, named),
     cause.object.text && element("pre", null, cause.object.text),
-    element("p", { class: "says" }, cause.summary),
+    cause.summary !== one.title && element("p", { class: "says" }, cause.summary),
     cause.fix && element("div", { class: "fix" }, element("span", null, "mend"), element("code", null, cause.fix),
       element("button", { type: "button", onclick: (event) => copy(cause.fix, event.currentTarget), "aria-label": `copy the mend: ${cause.fix}` }, "copy")),
     cause.evidence?.length > 0 && fold(`${one.id}/evidence/${at}`, `Evidence (${cause.evidence.length})`, element("ul", { class: "evidence" },
