@@ -12,41 +12,40 @@ from __future__ import annotations
 import selectors
 import socket
 import sys
-from collections.abc import Callable
 
 LARGEST_REQUEST = 65536
 LARGEST_ANSWER = 16 * 1024 * 1024
 MOST_CONNECTIONS = 900
 
 
-class Usage(Exception):
+class UsageError(Exception):
     """An argument that cannot be understood."""
 
 
 def parse_listen(text: str) -> tuple[str, str, int]:
-    """Return (protocol, address or "", port) of `TCP/8080`, `UDP/127.0.0.1:53`, `TCP/[::1]:80`; raises Usage."""
+    """Return (protocol, address or "", port) of `TCP/8080`, `UDP/127.0.0.1:53`, `TCP/[::1]:80`; raises UsageError."""
     protocol, slash, rest = text.partition("/")
     address, _, port = rest.rpartition(":")
     protocol = protocol.upper()
     if not slash or protocol not in ("TCP", "UDP") or not port.isdecimal() or not 1 <= int(port) <= 65535:
-        raise Usage(f"--listen {text}: expected TCP/[ADDRESS:]PORT or UDP/[ADDRESS:]PORT")
+        raise UsageError(f"--listen {text}: expected TCP/[ADDRESS:]PORT or UDP/[ADDRESS:]PORT")
     return protocol, address.strip("[]"), int(port)
 
 
 def parse_arguments(arguments: list[str]) -> tuple[str, list[tuple[str, str, int]]]:
-    """Return the name to answer with, and what to listen on; raises Usage."""
+    """Return the name to answer with, and what to listen on; raises UsageError."""
     name, listens = socket.gethostname(), []
     rest = iter(arguments)
     for option in rest:
         value = next(rest, None)
         if value is None:
-            raise Usage(f"{option}: a value is missing")
+            raise UsageError(f"{option}: a value is missing")
         if option == "--listen":
             listens.append(parse_listen(value))
         elif option == "--name":
             name = value
         else:
-            raise Usage(f"{option}: expected --name or --listen")
+            raise UsageError(f"{option}: expected --name or --listen")
     return name, listens
 
 
@@ -112,12 +111,8 @@ class Server:
     def listen(self, protocol: str, address: str, port: int) -> None:
         """Start to answer there; OSError where the address cannot be had."""
         listener = bind(protocol, address, port)
-        handle: Callable[[int], None]
-        if protocol == "UDP":
-            handle = lambda _events: self._echo(listener)  # noqa: E731
-        else:
-            handle = lambda _events: self._accept(listener)  # noqa: E731
-        self._selector.register(listener, selectors.EVENT_READ, handle)
+        serve = self._echo if protocol == "UDP" else self._accept
+        self._selector.register(listener, selectors.EVENT_READ, lambda _events: serve(listener))
 
     def run(self) -> None:
         """Answer for ever."""
@@ -191,7 +186,7 @@ def main(arguments: list[str]) -> int:
     """Answer until killed; exit code 2 for arguments that make no sense, 1 where a port cannot be had."""
     try:
         name, listens = parse_arguments(arguments)
-    except Usage as error:
+    except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     server = Server(name)

@@ -1,6 +1,7 @@
-"""Kubernetes YAML into an API server and out of it, as `kubectl apply` and `delete` do. Any API server, any kind it has.
+"""Kubernetes YAML into an API server and out of it, as `kubectl apply` and `delete` do.
 
-Kinds are looked up in the server's own discovery. Must not know what a lab is made of.
+Serves any API server and any kind it has: kinds are looked up in the server's own discovery.
+Must not know what a lab is made of.
 """
 
 from __future__ import annotations

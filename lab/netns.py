@@ -103,7 +103,7 @@ def create(name: str) -> None:
     try:
         _in_own_thread(make)
     except OSError as error:
-        os.unlink(path)
+        Path(path).unlink()
         raise NetnsError(f"cannot make network namespace {name}: {error.strerror}") from None
 
 
@@ -112,7 +112,7 @@ def delete(name: str) -> bool:
     path = path_of(name)
     _libc.umount2(path.encode(), _MNT_DETACH)
     try:
-        os.unlink(path)
+        Path(path).unlink()
     except FileNotFoundError:
         return False
     return True
@@ -120,20 +120,20 @@ def delete(name: str) -> bool:
 
 def exists(name: str) -> bool:
     """Return whether there is a namespace of that name."""
-    return os.path.exists(path_of(name))
+    return Path(path_of(name)).exists()
 
 
 def names(prefix: str = "") -> list[str]:
     """Return the names of all namespaces that begin with `prefix`, sorted."""
     try:
-        return sorted(entry for entry in os.listdir(NETNS_DIR) if entry.startswith(prefix))
+        return sorted(entry.name for entry in NETNS_DIR.iterdir() if entry.name.startswith(prefix))
     except FileNotFoundError:
         return []
 
 
 def inode(name: str) -> int:
     """Return the namespace's inode number, by which /proc/PID/ns/net is recognised."""
-    return os.stat(path_of(name)).st_ino
+    return Path(path_of(name)).stat().st_ino
 
 
 def _in_own_thread(function: Callable[[], T]) -> T:
@@ -143,7 +143,7 @@ def _in_own_thread(function: Callable[[], T]) -> T:
     def body() -> None:
         try:
             results.append(function())
-        except BaseException as error:  # noqa: BLE001 - handed on to the caller, whole
+        except BaseException as error:  # handed on to the caller, whole
             failures.append(error)
 
     thread = threading.Thread(target=body, name="netns", daemon=True)
@@ -184,8 +184,7 @@ def sysctl_set(name: str, values: dict[str, str]) -> None:
 
     def write() -> None:
         for key, value in values.items():
-            with open(f"/proc/sys/net/{key}", "w", encoding="ascii") as handle:
-                handle.write(value)
+            Path(f"/proc/sys/net/{key}").write_text(value, encoding="ascii")
 
     call_in(name, write)
 

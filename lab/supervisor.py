@@ -1,7 +1,7 @@
 """`python -m lab.supervisor NAME`: builds a lab whose lab.json is written, starts its processes and keeps them running.
 
-Whatever dies is started again (0.2 s, then up to 2 s later). It adopts orphans of its services, so that no zombie stays,
-and leads loopback ports of the machine to API server and controller. SIGTERM takes the lab away, whole.
+Whatever dies is started again (0.2 s, then up to 2 s later). It adopts orphans of its services, so that no zombie
+stays, and leads loopback ports of the machine to API server and controller. SIGTERM takes the lab away, whole.
 """
 
 from __future__ import annotations
@@ -116,6 +116,8 @@ class Supervisor:
     async def _apply(self, client: ApiClient) -> None:
         files = SYSTEM_FILES + (SAMPLE_FILES if self._sample else ())
         documents = [item for name in files for item in read_documents((SAMPLE / name).read_text(), name)]
+        if self._plan.control_ipv6:
+            documents.append(services.api_endpoints6(self._plan.control_ipv6))
         applier = Applier(client)
         for item in in_order(documents):
             await applier.apply(item if self._plan.spec.dual else _without_ipv6(item))
@@ -172,13 +174,13 @@ class Supervisor:
             await asyncio.sleep(1.0)
             while True:
                 try:
-                    dead = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+                    dead = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)  # noqa: ASYNC222 - WNOHANG
                 except ChildProcessError:
                     break
                 own = {process.pid for process in self._running.values()}
                 if dead is None or dead.si_pid in own:
                     break
-                os.waitpid(dead.si_pid, os.WNOHANG)
+                os.waitpid(dead.si_pid, os.WNOHANG)  # noqa: ASYNC222 - does not wait
 
 
 def _without_ipv6(item: Object) -> Object:

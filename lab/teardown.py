@@ -1,7 +1,7 @@
 """Takes a lab away, whole, whatever died before: processes, then namespaces, then files.
 
-A process belongs to the lab if it runs in one of its namespaces or carries the lab's name in KUBEREACH_LAB_MEMBER. Both are
-facts of the kernel, so nothing depends on what a dead supervisor wrote down. Never kills the caller.
+A process belongs to the lab if it runs in one of its namespaces or carries the lab's name in KUBEREACH_LAB_MEMBER. Both
+are facts of the kernel, so nothing depends on what a dead supervisor wrote down. Never kills the caller.
 """
 
 from __future__ import annotations
@@ -39,9 +39,7 @@ def members(name: str, namespaces: list[str]) -> list[int]:
             continue
         with contextlib.suppress(OSError):
             base = Path(entry.path)
-            if (base / "ns/net").stat().st_ino in inodes:
-                found.append(int(entry.name))
-            elif wanted in (base / "environ").read_bytes().split(b"\0"):
+            if (base / "ns/net").stat().st_ino in inodes or wanted in (base / "environ").read_bytes().split(b"\0"):
                 found.append(int(entry.name))
     return found
 

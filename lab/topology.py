@@ -147,7 +147,8 @@ def router_batch(topology: Topology) -> list[str]:
         lines += [f"link set zone-{segment} up"]
     for uplink in uplinks(topology):
         lines.append(
-            f"link add {uplink.port} mtu {UNDERLAY_MTU} type veth peer name eth0 mtu {UNDERLAY_MTU} netns {uplink.netns}"
+            f"link add {uplink.port} mtu {UNDERLAY_MTU} type veth "
+            f"peer name eth0 mtu {UNDERLAY_MTU} netns {uplink.netns}"
         )
         if uplink.segment is not None:
             lines.append(f"link set {uplink.port} master zone-{uplink.segment}")

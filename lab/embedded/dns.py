@@ -1,8 +1,8 @@
 """The cluster's DNS: which records Services and pods have (pure), and how unbound is told of them.
 
-Records follow the Kubernetes DNS specification 1.1.0 as CoreDNS serves it. unbound holds the zone cluster.local as local
-data; changes go over its control socket (protocol UBCT1 without TLS) and are visible at once. Names outside go to the
-upstream in the lab's outside.
+Records follow the Kubernetes DNS specification 1.1.0 as CoreDNS serves it. unbound holds the zone cluster.local as
+local data; changes go over its control socket (protocol UBCT1 without TLS) and are visible at once. Names outside go to
+the upstream in the lab's outside.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from lab.spec import CLUSTER_DOMAIN, Topology
 
 TTL_S: Final = 5
 CONTROL_TIMEOUT_S: Final = 5.0
+SOA_DATA: Final = f"ns.dns.{CLUSTER_DOMAIN}. hostmaster.{CLUSTER_DOMAIN}. 1 7200 1800 86400 {TTL_S}"
 # The whole of what a server must know: name → lines "TTL IN TYPE DATA". A CNAME stands alone.
 Records = dict[str, frozenset[str]]
 
@@ -174,8 +175,7 @@ def unbound_conf(topology: Topology, directory: Path, control_socket: Path) -> s
         "  root-hints: /dev/null",
         "  do-not-query-localhost: no",
         f'  local-zone: "{CLUSTER_DOMAIN}." static',
-        f'  local-data: "{CLUSTER_DOMAIN}. {TTL_S} IN SOA ns.dns.{CLUSTER_DOMAIN}. hostmaster.{CLUSTER_DOMAIN}. '
-        f'1 7200 1800 86400 {TTL_S}"',
+        f'  local-data: "{CLUSTER_DOMAIN}. {TTL_S} IN SOA {SOA_DATA}"',
         '  local-zone: "test." nodefault',
         "remote-control:",
         "  control-enable: yes",

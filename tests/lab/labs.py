@@ -38,7 +38,7 @@ class Pod:
 
 @dataclass(frozen=True)
 class Probe:
-    """One question: may this namespace reach that address and port?"""
+    """One question, whether this namespace reaches that address and port."""
 
     netns: str
     address: str
@@ -113,8 +113,8 @@ def probe_all(probes: Iterable[Probe], timeout_s: float = PROBE_S) -> dict[Probe
     sockets: dict[socket.socket, Probe] = {}
     for name in dict.fromkeys(probe.netns for probe in wanted):
         mine = [probe for probe in wanted if probe.netns == name]
-        for sock, probe in zip(netns.call_in(name, lambda mine=mine: _open(mine)), mine, strict=True):
-            sockets[sock] = probe
+        opened = netns.call_in(name, lambda mine=mine: _open(mine))
+        sockets |= dict(zip(opened, mine, strict=True))
     answers = dict.fromkeys(wanted, False)
     with selectors.DefaultSelector() as selector:
         for sock, probe in sockets.items():

@@ -121,7 +121,7 @@ def test_an_update_of_names_touches_only_what_changed() -> None:
 
 
 def test_a_load_balancer_with_local_policy_leads_to_a_node_with_an_endpoint() -> None:
-    """externalTrafficPolicy Local: the next hop has a ready endpoint, or there is no route."""
+    """ExternalTrafficPolicy Local: the next hop has a ready endpoint, or there is no route."""
     balanced = service(type="LoadBalancer", externalTrafficPolicy="Local")
     balanced["status"] = {"loadBalancer": {"ingress": [{"ip": "198.51.100.1"}]}}
     slices = endpoints.slices_for(balanced, [pod("up", "10.244.2.2", nodeName="n2")], {})

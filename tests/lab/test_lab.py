@@ -206,7 +206,7 @@ def test_whoever_is_not_root_is_told_so(tmp_path: Path) -> None:
 
 
 def test_a_deployment_rolls_out_and_back(one_lab: Lab) -> None:
-    """kubectl's rollout, scale and undo work against the lab's controllers."""
+    """Kubectl's rollout, scale and undo work against the lab's controllers."""
     manifest = """
 apiVersion: apps/v1
 kind: Deployment

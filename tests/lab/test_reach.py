@@ -137,7 +137,7 @@ def test_names_are_what_the_specification_says(lab: Lab, server: int) -> None:
 
 def test_pods_resolve_short_names_by_their_own_resolv_conf(lab: Lab) -> None:
     """Inside a pod the system's resolver finds a Service by its short name, through the search path."""
-    from lab.api import exec_argv  # noqa: PLC0415
+    from lab.api import exec_argv
 
     pod = lab.pod("shop/frontend")
     argv = exec_argv(lab.spec.name, f"pod/{pod.namespace}/{pod.name}", ["getent", "ahostsv4", "payments.pay"])

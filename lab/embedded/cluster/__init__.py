@@ -1,1 +1,4 @@
-"""The lab's node service and controllers in one process: what kubelet, scheduler and controller-manager do elsewhere."""
+"""The lab's node service and controllers in one process.
+
+What kubelet, scheduler and controller-manager do elsewhere.
+"""

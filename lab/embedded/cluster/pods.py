@@ -19,7 +19,7 @@ from lab.embedded import dns
 from lab.embedded.cluster import objects, podspec
 from lab.embedded.cluster.probes import Readiness, ask, readiness_of
 from lab.embedded.cluster.processes import Process, pod_argv
-from lab.embedded.cluster.sandbox import AddressesExhausted, Sandbox, Sandboxes
+from lab.embedded.cluster.sandbox import AddressesExhaustedError, Sandbox, Sandboxes
 from lab.embedded.cluster.view import View
 from lab.spec import MEMBER_VARIABLE, Topology
 
@@ -106,7 +106,7 @@ class PodActor:
         while self.box is None:
             try:
                 self.box = await self._pods.sandbox(self.pod)
-            except (netns.NetnsError, AddressesExhausted, OSError) as error:
+            except (netns.NetnsError, AddressesExhaustedError, OSError) as error:
                 log.warning("pod %s/%s: %s", objects.namespace(self.pod), objects.name(self.pod), error)
                 await self._pods.view.event(
                     self.pod,

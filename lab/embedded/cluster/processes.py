@@ -1,8 +1,8 @@
-"""Processes of pods: start one in a pod's namespaces, see it end, end it, find it again after a restart of this service.
+"""Processes of pods: start one in a pod's namespaces, see it end, end it, find it again after a restart.
 
-A process is known by pid and start time together (pids are given out again). It lives in the network namespace given and
-in a mount namespace of its own, in which /etc/resolv.conf and /etc/hosts are the pod's; nothing under the machine's /etc
-changes.
+A process is known by pid and start time together (pids are given out again). It lives in the network namespace given
+and in a mount namespace of its own, in which /etc/resolv.conf and /etc/hosts are the pod's; nothing under the machine's
+/etc changes.
 """
 
 from __future__ import annotations

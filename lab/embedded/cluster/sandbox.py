@@ -20,7 +20,7 @@ from lab.spec import NodeSpec, Topology
 from lab.topology import ip_batch
 
 
-class AddressesExhausted(RuntimeError):
+class AddressesExhaustedError(RuntimeError):
     """No address is left in a node's range."""
 
 
@@ -68,7 +68,7 @@ class Sandboxes:
         partial.replace(path)
 
     async def make(self, pod: Object) -> Sandbox:
-        """Wire a pod; raises netns.NetnsError or AddressesExhausted, and leaves nothing behind then."""
+        """Wire a pod; raises netns.NetnsError or AddressesExhaustedError, and leaves nothing behind then."""
         node = self._topology.node(pod["spec"]["nodeName"])
         box = self._new(pod, node)
         self.known[box.uid] = box
@@ -115,7 +115,7 @@ class Sandboxes:
             if number not in used:
                 self._last[node.name] = number
                 return number
-        raise AddressesExhausted(f"no IP addresses available in range set: {', '.join(node.pod_cidrs)}")
+        raise AddressesExhaustedError(f"no IP addresses available in range set: {', '.join(node.pod_cidrs)}")
 
     async def _wire(self, box: Sandbox, node: NodeSpec) -> None:
         dual = self._topology.spec.dual

@@ -33,9 +33,8 @@ def tolerates(tolerations: Sequence[Mapping[str, Any]], taint: Mapping[str, Any]
         if toleration.get("operator") == "Exists":
             if not toleration.get("key") or toleration["key"] == taint.get("key"):
                 return True
-        elif toleration.get("key") == taint.get("key"):
-            if (toleration.get("value") or "") == (taint.get("value") or ""):
-                return True
+        elif (toleration.get("key"), toleration.get("value") or "") == (taint.get("key"), taint.get("value") or ""):
+            return True
     return False
 
 

@@ -44,8 +44,8 @@ class ClusterService:
         self._view = View(client)
         self._dns: dict[str, dns.Server] = {}
         self._pods = Pods(topology, self._view, self._dns)
-        self._pods.on_dns_started = lambda: self._records_due.set()
         self._records_due = asyncio.Event()
+        self._pods.on_dns_started = self._records_due.set
         self._routes = balancers.Routes(topology)
         self._unschedulable: dict[str, str] = {}
 

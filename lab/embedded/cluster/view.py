@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 
 def version(item: Object) -> int:
-    """resourceVersion as a number, by which the lab's API server orders writes."""
+    """Return resourceVersion as a number, by which the lab's API server orders writes."""
     text = str(item["metadata"].get("resourceVersion") or "0")
     return int(text) if text.isdigit() else 0
 
@@ -88,10 +88,9 @@ class View:
         """Return one object, or None."""
         written = self._written[kind].get((namespace, name))
         watched = self._reflectors[kind].objects.get((namespace, name))
-        if written is not None and time.monotonic() <= written[2]:
-            if watched is None or version(watched) < written[1]:
-                return written[0]
-        return watched
+        if written is None or time.monotonic() > written[2]:
+            return watched
+        return written[0] if watched is None or version(watched) < written[1] else watched
 
     def _seen(self, kind: str) -> Callable[[ChangeType, Object], None]:
         def seen(change: ChangeType, item: Object) -> None:
@@ -130,9 +129,10 @@ class View:
         namespace = objects.namespace(item) or None
         call = self.client.delete(kind, objects.name(item), namespace, grace_period_s=grace_period_s)
         answer = await self._write(None, item, call)
-        if answer is not None and answer.get("kind") == item.get("kind") and kind in self._written:
-            if objects.terminating(answer) and grace_period_s != 0:
-                self._lay(kind, answer)
+        if answer is None or answer.get("kind") != item.get("kind") or grace_period_s == 0:
+            return
+        if objects.terminating(answer):
+            self._lay(kind, answer)
 
     async def _write(self, kind: str | None, item: Object, call: Awaitable[Object]) -> Object | None:
         async with self._slots:

@@ -165,7 +165,7 @@ def deployment(item: Object, sets: Sequence[Object], pods: Sequence[Object]) -> 
         if int(objects.annotations(current).get(REVISION) or 0) < newest:
             changes.append(_revise("apps/replicasets", current, str(newest + 1)))
     if not paused:
-        changes += _shrink_old(item, old, current, pods, wanted, 0 if recreate else wanted - unavailable)
+        changes += _shrink_old(item, old, current, pods, 0 if recreate else wanted - unavailable)
     return changes + _deployment_status(item, mine, current, pods, wanted, unavailable)
 
 
@@ -205,7 +205,6 @@ def _shrink_old(
     old: Sequence[Object],
     current: Object | None,
     pods: Sequence[Object],
-    wanted: int,
     least_available: int,
 ) -> list[Change]:
     """Old sets give way as far as the available pods allow; sets past the history limit go."""

@@ -1,7 +1,7 @@
 """What a network plugin leaves on a node and in a pod, as data: one module a plugin, no input or output here.
 
-`plan_node` and `plan_pod` return command batches that `lab.topology` and the cluster service run. The shapes follow what
-the real plugins left on real nodes (flannel 0.28, Calico 3.31 in VXLAN mode, recorded with Kubernetes 1.34).
+`plan_node` and `plan_pod` return command batches that `lab.topology` and the cluster service run. The shapes follow
+what the real plugins left on real nodes (flannel 0.28, Calico 3.31 in VXLAN mode, recorded with Kubernetes 1.34).
 """
 
 from __future__ import annotations

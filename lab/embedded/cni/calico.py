@@ -33,8 +33,10 @@ def node(topology: Topology, node: NodeSpec) -> NodeNetwork:
     for device, block, local, suffix in _tunnels(node):
         mtu = VXLAN_MTU if suffix == "32" else VXLAN_V6_MTU
         ip += [
-            f"link add {device} address {mac_of(topology.name, node.name, device)} mtu {mtu} type vxlan "
-            f"id {VXLAN_ID} dev eth0 local {local} dstport {VXLAN_PORT} nolearning",
+            (
+                f"link add {device} address {mac_of(topology.name, node.name, device)} mtu {mtu} type vxlan "
+                f"id {VXLAN_ID} dev eth0 local {local} dstport {VXLAN_PORT} nolearning"
+            ),
             f"address add {_first(block)}/{suffix} dev {device}" + ("" if suffix == "32" else " nodad"),
             f"link set {device} up",
             f"route add blackhole {block} proto {ROUTE_PROTOCOL}",
@@ -101,8 +103,10 @@ def pod(place: PodPlace) -> PodLink:
     return PodLink(
         device=device,
         node_ip=[
-            f"link add {device} address {HOST_SIDE_MAC} mtu {VXLAN_MTU} type veth "
-            f"peer name eth0 mtu {VXLAN_MTU} netns {place.netns}",
+            (
+                f"link add {device} address {HOST_SIDE_MAC} mtu {VXLAN_MTU} type veth "
+                f"peer name eth0 mtu {VXLAN_MTU} netns {place.netns}"
+            ),
             f"link set {device} up",
         ],
         node_sysctls=sysctls,

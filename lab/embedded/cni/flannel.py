@@ -26,8 +26,10 @@ def node_vxlan(topology: Topology, node: NodeSpec) -> NodeNetwork:
     for device, pods, local, suffix in _tunnels(node):
         mtu = VXLAN_MTU if suffix == "32" else VXLAN_V6_MTU
         ip += [
-            f"link add {device} address {mac_of(topology.name, node.name, device)} mtu {mtu} type vxlan "
-            f"id {VXLAN_ID} dev eth0 local {local} dstport {VXLAN_PORT} nolearning",
+            (
+                f"link add {device} address {mac_of(topology.name, node.name, device)} mtu {mtu} type vxlan "
+                f"id {VXLAN_ID} dev eth0 local {local} dstport {VXLAN_PORT} nolearning"
+            ),
             f"address add {_first(pods)}/{suffix} dev {device}" + ("" if suffix == "32" else " nodad"),
             f"link set {device} up",
         ]
