@@ -273,6 +273,7 @@ class TapQuery(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Count packets of one flow at every device of the namespace for `duration_ms`, both directions.
 
     A packet counts if its own or its VXLAN-inner addresses and protocol match, either way round; ports where not 0.
+    `source_port` is the echo identifier for icmp; an empty `source` is anybody.
     """
 
     family: int
@@ -280,7 +281,24 @@ class TapQuery(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     destination: str
     protocol: str
     port: int = 0
+    source_port: int = 0
     duration_ms: int = 1500
+
+
+class Burst(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Packets to be sent from the namespace once the order's tap listens: TCP SYNs, UDP datagrams or echo requests.
+
+    `source_port` is the echo identifier for icmp and icmpv6. At most 1000, in at most 10 s.
+    """
+
+    family: int
+    source: str
+    destination: str
+    protocol: str
+    source_port: int
+    port: int = 0
+    count: int = 3
+    interval_ms: int = 20
 
 
 class TapCount(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -307,6 +325,7 @@ class FactsOrder(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     droppers_asked: tuple[Packet, ...] = ()
     resolve_asked: tuple[str, ...] = ()
     tap: TapQuery | None = None
+    burst: Burst | None = None
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -328,4 +347,5 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     droppers: tuple[Dropper, ...] | None = None
     resolved: tuple[Resolution, ...] | None = None
     tap: tuple[TapCount, ...] | None = None
+    burst_sent: int | None = None
     errors: dict[str, str] = {}

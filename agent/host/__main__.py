@@ -12,6 +12,7 @@ import sys
 
 import msgspec
 
+from agent.host.burst_and_tap import Capture
 from agent.host.collect import collect
 from agent.host.context import Context
 from agent.host.enter import enter
@@ -40,9 +41,21 @@ def main() -> int:
         cni_conf_dir=options.cni_conf_dir,
         cni_bin_dir=options.cni_bin_dir,
     )
-    sys.stdout.buffer.write(msgspec.json.encode(collect(context)) + b"\n")
-    sys.stdout.buffer.flush()
+    capture = None
+    if order.tap is not None or order.burst is not None:
+        capture = Capture(context)
+        capture.begin(lambda: _say(b'{"armed":true}'))
+    facts = collect(context)
+    if capture is not None:
+        capture.end()
+        facts = msgspec.structs.replace(facts, **capture.fields, errors={**facts.errors, **capture.errors})
+    _say(msgspec.json.encode(facts))
     return 0
+
+
+def _say(line: bytes) -> None:
+    sys.stdout.buffer.write(line + b"\n")
+    sys.stdout.buffer.flush()
 
 
 if __name__ == "__main__":

@@ -11,11 +11,11 @@ from model.facts import Facts
 
 
 def collect(context: Context) -> Facts:
-    """All that the order asks for, but for the tap, which runs beside."""
+    """All that the order asks for, but for tap and burst, which run beside."""
     fields: dict[str, Any] = {}
     errors: dict[str, str] = {}
     for subject in wanted(context.order):
-        if subject == "tap":
+        if subject in {"tap", "burst_sent"}:
             continue
         reader = READERS.get(subject)
         if reader is None:
