@@ -284,7 +284,7 @@ async function follow(stopped) {
       if (error instanceof Unauthorized) return askToken(error.message);
     }
     if (stopped.aborted) return;
-    connection = "polling";
+    if (connection !== "lost") connection = "polling";   // "lost" is for an answer to end, not for the next attempt
     changedSoon();
     await pause(POLL_MS);
   }
