@@ -140,6 +140,7 @@ class AgentRegistry:
         self._ingest = ingest
         self._name = name
         self._sessions: dict[str, _Session] = {}
+        self._plans: Mapping[str, Plan] = {}
         self._next_order = 1
         self._listeners: list[Callable[[AgentChanged], None]] = []
         self.batches = 0
@@ -250,6 +251,7 @@ class AgentRegistry:
             link_events=kept,
         )
         link.send(Welcome(at_ms=int(now * 1000), controller=self._name))
+        session.plan = self._plans.get(hello.node)
         if session.plan is not None:
             link.send(PlanUpdate(plan=session.plan))
         self._tell(old, session.info)
@@ -312,7 +314,8 @@ class AgentRegistry:
         return gone
 
     def send_plans(self, plans: Mapping[str, Plan]) -> int:
-        """Sends each agent its plan if it changed; returns how many were sent."""
+        """Sends each agent its plan if it changed; returns how many were sent. Whoever connects later gets it then."""
+        self._plans = plans
         sent = 0
         for node, session in self._sessions.items():
             plan = plans.get(node)

@@ -16,6 +16,7 @@ import msgspec
 from aiohttp import ClientError, ClientTimeout
 from kubernetes.aio.client import ApiClient, Configuration
 from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config
+from yaml import YAMLError
 
 Raw = dict[str, Any]
 
@@ -57,9 +58,9 @@ class KubeApi:
                 await load_kube_config(str(kubeconfig), client_configuration=configuration, persist_config=False)
             else:
                 load_incluster_config(configuration)
-        except (ConfigException, OSError, ValueError, KeyError, TypeError) as error:
+        except (ConfigException, YAMLError, OSError, ValueError, KeyError, TypeError) as error:
             where = f"kubeconfig {kubeconfig}" if kubeconfig else "in-cluster configuration"
-            raise ConfigurationError(f"{where}: {error}") from None
+            raise ConfigurationError(f"{where}: {' '.join(str(error).split())}") from None
         return cls(ApiClient(configuration))
 
     async def close(self) -> None:

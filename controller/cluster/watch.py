@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 WATCH_S: Final = 300
 BACKOFF_S: Final = (0.1, 0.2, 0.5, 1.0, 2.0, 3.0, 5.0)
-HEARTBEAT_S: Final = 5.0
+HEARTBEAT_S: Final = 2.0
 HEARTBEAT_TIMEOUT_S: Final = 4.0
 
 

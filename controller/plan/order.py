@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from itertools import islice
+from math import gcd
 from typing import Final
 
 from model.probes import stable_id
 
 FULL_MESH_S: Final = 30.0
-FIXED: Final = 16
+# The optimal Golomb ruler of order 16: all differences of its marks are distinct.
+RULER: Final = (0, 1, 4, 11, 26, 32, 56, 68, 76, 115, 117, 134, 150, 163, 168, 177)
+FIXED: Final = len(RULER)
 FIXED_INTERVAL_S: Final = 2.0
 STEP_RATE: Final = 8.0
 EPOCH_S: Final = 30.0
@@ -66,19 +68,17 @@ def fewest_zone_edges(ring: Sequence[str], offsets: Sequence[int], zones: Mappin
 
 
 def fixed_offsets(count: int, key: str) -> tuple[int, ...]:
-    """Up to FIXED offsets of 1 … count − 1; no two pairs of them differ by the same, modulo count, while that lasts."""
-    candidates = sorted(range(1, count), key=lambda offset: stable_id(key, "offset", offset))
-    chosen: list[int] = []
-    differences: set[int] = set()
-    for offset in candidates:
-        new = {(offset - other) % count for other in chosen} | {(other - offset) % count for other in chosen}
-        if len(new) == 2 * len(chosen) and not new & differences:
-            chosen.append(offset)
-            differences |= new
-        if len(chosen) == FIXED:
-            return tuple(chosen)
-    rest = (offset for offset in candidates if offset not in chosen)
-    return (*chosen, *islice(rest, FIXED - len(chosen)))
+    """The FIXED offsets of a ring of `count`: the ruler, stretched and turned by the key.
+
+    From 2 × 177 + 1 nodes on, no two pairs of them differ by the same, modulo count.
+    """
+    seed = int(stable_id(key, "offsets", count), 16)
+    stretch = next(s for s in range(1 + seed % count, 3 * count) if gcd(s, count) == 1)
+    for turn in range(count):
+        offsets = tuple((mark * stretch + seed // count + turn) % count for mark in RULER)
+        if 0 not in offsets:
+            return offsets
+    return tuple(range(1, count))[:FIXED]
 
 
 def step_offsets(count: int, key: str, epoch: int) -> tuple[int, ...]:
