@@ -20,6 +20,9 @@ MAX_CONNECTIONS: Final = 256
 IDLE_S: Final = 5.0
 _MAX_REQUEST: Final = 4096
 _MAX_DATAGRAM: Final = 65536
+_IP_PKTINFO: Final = 8
+_IPV6_RECVPKTINFO: Final = 49
+_IPV6_PKTINFO: Final = 50
 _ANSWER: Final = b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n"
 
 
@@ -34,8 +37,7 @@ def answer_datagrams(sock: socket.socket, limit: int = 64) -> None:
     """Answer what waits on a non-blocking UDP socket, at most `limit` datagrams, from the address that was asked."""
     for _ in range(limit):
         try:
-            # IP_PKTINFO is left out on purpose: the socket is bound to one address, or the host has but one.
-            datagram, peer = sock.recvfrom(_MAX_DATAGRAM)
+            datagram, ancillary, _flags, peer = sock.recvmsg(_MAX_DATAGRAM, 64)
         except BlockingIOError:
             return
         except OSError:
@@ -44,10 +46,20 @@ def answer_datagrams(sock: socket.socket, limit: int = 64) -> None:
         reply = echo_reply(datagram)
         if reply is not None:
             try:
-                sock.sendto(reply, peer)
+                sock.sendmsg([reply], _from_asked(ancillary), 0, peer)
             except OSError:
                 # The asker will see a loss, which is what it is.
                 continue
+
+
+def _from_asked(ancillary: list[tuple[int, int, bytes]]) -> list[tuple[int, int, bytes]]:
+    """Have the answer leave from the address that was asked (ip(7), RFC 3542), by whatever device is right."""
+    for level, kind, data in ancillary:
+        if (level, kind) == (socket.IPPROTO_IPV6, _IPV6_PKTINFO):
+            return [(level, kind, data[:16] + bytes(4))]
+        if (level, kind) == (socket.IPPROTO_IP, _IP_PKTINFO):
+            return [(level, kind, bytes(4) + data[4:])]
+    return []
 
 
 class Endpoint:
@@ -63,6 +75,9 @@ class Endpoint:
         for sock in (self._udp, self._tcp):
             if family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+                sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVPKTINFO, 1)
+            else:
+                sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
             sock.bind(("", port))
         self._tcp.listen(128)
         self._selector.register(self._udp, selectors.EVENT_READ)

@@ -32,7 +32,7 @@ def endpoint(net: Net) -> Iterator[tuple[str, int]]:
     assert process.wait(5) == 0
 
 
-@pytest.mark.parametrize("address", ["10.9.0.30", "fd09::30"])
+@pytest.mark.parametrize("address", ["10.9.0.30", "fd09::30", "127.0.0.9"])
 def test_echo_answers_only_marked_datagrams_in_their_length(endpoint: tuple[str, int], address: str) -> None:
     """What bears the mark comes back as long as it was; what does not is dropped; an answer is no question."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET

@@ -51,7 +51,6 @@ async def _resident() -> Figures:
     with network() as net, tempfile.TemporaryDirectory(prefix="kra-bench-") as folder:
         ctl, node, peers = net.add("ctl", 1), net.add("a", 2), net.add("peers", 3)
         ip(peers, "address", "add", "10.88.0.0/16", "dev", "lo")
-        ip(peers, "route", "add", "local", "10.88.0.0/16", "dev", "lo")
         ip(node, "route", "add", "10.88.0.0/16", "via", "10.9.0.3")
         endpoint = subprocess.Popen(
             netns.nsenter_argv(peers, [sys.executable, "-E", "-s", "-m", "agent.endpoint", "--port", "8701"])
