@@ -124,13 +124,15 @@ class RouteQuery(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class RouteAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The kernel's answer. `errno` is a finding: 113 forwarding off, 101 no route, 13 prohibit, 22 rp_filter or
-    blackhole.
+    """The kernel's answer.
 
-    `matched` is the prefix of the route that answered (RTM_F_FIB_MATCH), "" if unknown.
+    `errno` is a finding: 113 forwarding off, 101 no route, 13 prohibit, 22 rp_filter or blackhole. `incoming` is the
+    device that the query's "@ADDRESS" meant. `matched` is the prefix of the route that answered (RTM_F_FIB_MATCH), ""
+    if unknown.
     """
 
     query: RouteQuery
+    incoming: str = ""
     errno: int = 0
     type: str = ""
     device: str = ""

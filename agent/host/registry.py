@@ -81,6 +81,12 @@ def _droppers(context: Context) -> object:
     return context.firewall.droppers()
 
 
+def _resolved(context: Context) -> object:
+    from agent.host import resolutions
+
+    return resolutions.read(context)
+
+
 READERS: Final[dict[str, Callable[[Context], Any]]] = {
     "links": _links,
     "addresses": _addresses,
@@ -95,6 +101,7 @@ READERS: Final[dict[str, Callable[[Context], Any]]] = {
     "route_answers": _route_answers,
     "walks": _walks,
     "droppers": _droppers,
+    "resolved": _resolved,
 }
 
 
@@ -104,6 +111,7 @@ def wanted(order: FactsOrder) -> tuple[str, ...]:
         "route_answers": order.routes_asked,
         "walks": order.walks_asked,
         "droppers": order.droppers_asked,
+        "resolved": order.resolve_asked,
     }
     asked = [*order.subjects, *(subject for subject, queries in implied.items() if queries)]
     return tuple(dict.fromkeys(asked))

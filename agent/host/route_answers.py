@@ -39,6 +39,7 @@ def answer(netlink: Netlink, query: RouteQuery, devices: Mapping[int, str], *, w
     except NetlinkError as error:
         return RouteAnswer(
             query=query,
+            incoming=incoming,
             errno=error.errno or errno.EIO,
             matched=_matched(netlink, query, index)[0] if with_match else "",
         )
@@ -46,6 +47,7 @@ def answer(netlink: Netlink, query: RouteQuery, devices: Mapping[int, str], *, w
     matched, table = _matched(netlink, query, index) if with_match else ("", 0)
     return RouteAnswer(
         query=query,
+        incoming=incoming,
         type=TYPES[fixed[7]] if fixed[7] < len(TYPES) else str(fixed[7]),
         device=devices.get(u32(attributes.get(RTA_OIF)), ""),
         gateway=gateway(attributes),
@@ -89,6 +91,9 @@ def _ask(netlink: Netlink, query: RouteQuery, index: int, flags: int) -> Message
         asked.append(attribute(RTA_IIF, _U32.pack(index)))
     if query.mark:
         asked.append(attribute(RTA_MARK, _U32.pack(query.mark)))
+    if family == socket.AF_INET6:
+        # IPv6 tells the table unasked, and calls the flag invalid (inet6_rtm_valid_getroute_req).
+        flags &= ~RTM_F_LOOKUP_TABLE
     fixed = FIXED.pack(family, bits, bits if source else 0, 0, 0, 0, 0, 0, flags)
     return netlink.ask(RTM_GETROUTE, fixed, *asked)
 

@@ -163,7 +163,7 @@ def _shape(
         scope = Scope(targets=(path.target_uid,), kinds=(path.kind,))
         if _share(scope, unexplained, statuses) >= WHOLE:
             return scope, f"everything to {path.destination}"
-    # Many single paths that nothing explains are one riddle: the name is that of their class, so that they are told once.
+    # Many single paths that nothing explains are one riddle: it is named by their class, and so told once.
     return Scope(paths=(path.id,)), f"single {path.kind.value} paths by {path.method.value}, IPv{path.family}"
 
 

@@ -26,7 +26,7 @@ def find(case: Case) -> Iterator[Finding]:
             continue
         answer = case.route_answer(node, source, destination)
         refused = answer is not None and answer.errno == EHOSTUNREACH
-        incoming = answer.query.incoming if answer is not None else ""
+        incoming = answer.incoming if answer is not None else ""
         for key in _keys(case.flow.family, incoming):
             if case.sysctl(node, key) == "0" and (node, key) not in told and (refused or case.flow.family == 6):
                 told.add((node, key))
@@ -42,7 +42,7 @@ def _is_own(node: str, place: Place) -> bool:
 def _keys(family: int, incoming: str) -> tuple[str, ...]:
     if family == 6:
         return ("net.ipv6.conf.all.forwarding",)
-    device = (f"net.ipv4.conf.{incoming}.forwarding",) if incoming and not incoming.startswith("@") else ()
+    device = (f"net.ipv4.conf.{incoming}.forwarding",) if incoming else ()
     return ("net.ipv4.ip_forward", *device)
 
 

@@ -108,8 +108,12 @@ def test_forwarding_off_names_the_sysctl(key, incoming):
     """The kernel refuses to forward, and a sysctl is 0: that sysctl is named, on that node."""
     facts = world.healthy_facts("node-b")
     flow = world.pod_flow()
-    query = RouteQuery(destination=flow.source.address, source=flow.destination.address, incoming=incoming)
-    broken = changed(facts, sysctls={**facts.sysctls, key: "0"}, route_answers=(RouteAnswer(query=query, errno=113),))
+    query = RouteQuery(destination=flow.source.address, source=flow.destination.address)
+    broken = changed(
+        facts,
+        sysctls={**facts.sysctls, key: "0"},
+        route_answers=(RouteAnswer(query=query, incoming=incoming, errno=113),),
+    )
     case = world.case(flow, {"node-b": broken})
     assert answer(case)[0] == "node.ip_forward_off"
     assert (best(case).node, best(case).name) == ("node-b", key)
