@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+from asyncio import sslproto
 from pathlib import Path
 from typing import Final
 
@@ -18,21 +19,35 @@ def tune() -> None:
     """One malloc arena for all threads, free memory given back early. To be called before the first thread."""
     _libc.mallopt(_M_ARENA_MAX, 1)
     _libc.mallopt(_M_TRIM_THRESHOLD, 65536)
+    # asyncio reserves and reads 256 KiB at a time; an agent's messages are far smaller, and larger ones come in parts.
+    sslproto.SSLProtocol.max_size = 16384
 
 
 def slim() -> None:
-    """Give back free memory and the pages of program text: what is still needed is mapped in again from the cache.
+    """Give back free memory and file pages that are mapped: what is still needed is mapped in again from the cache.
 
-    Only executable mappings of files are dropped; nobody ever writes to those, so nothing can be lost.
+    Only mappings that cannot be written and hold no page of their own are dropped, so nothing can be lost.
     """
     gc.collect()
     gc.freeze()
     _libc.malloc_trim(0)
-    for line in Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines():
+    for first, last in _droppable(Path("/proc/self/smaps").read_text(encoding="utf-8", errors="replace")):
+        _libc.madvise(first, last - first, _MADV_DONTNEED)
+
+
+def _droppable(smaps: str) -> list[tuple[int, int]]:
+    """Ranges of file mappings without a private page: relocated tables (RELRO) are read-only too, but are not."""
+    ranges: list[tuple[int, int]] = []
+    candidate: tuple[int, int] | None = None
+    for line in smaps.splitlines():
         fields = line.split(maxsplit=5)
-        if len(fields) == 6 and fields[1] == "r-xp" and fields[5].startswith("/"):
+        if not fields[0].endswith(":"):
+            of_file = len(fields) == 6 and fields[1] in ("r-xp", "r--p") and fields[5].startswith("/")
             first, _, last = fields[0].partition("-")
-            _libc.madvise(int(first, 16), int(last, 16) - int(first, 16), _MADV_DONTNEED)
+            candidate = (int(first, 16), int(last, 16)) if of_file else None
+        elif fields[0] == "Anonymous:" and candidate is not None and fields[1] == "0":
+            ranges.append(candidate)
+    return ranges
 
 
 def rss_kib() -> int:

@@ -170,5 +170,6 @@ class Schedule:
             runner.rtt_us = rtt_us
         before, runner.failing = runner.failing, failing
         if before is None or before == failing:
-            return before is None, 0
+            # The first good news of a task can wait for the next batch.
+            return before is None and failing, 0
         return True, BURST if failing else 1
