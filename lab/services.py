@@ -9,7 +9,7 @@ import secrets
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
@@ -134,22 +134,6 @@ def kubeconfig(topology: Topology, server: str, user: str, token: str) -> str:
         "contexts": [{"name": name, "context": {"cluster": name, "user": user}}],
     }
     return msgspec.json.format(msgspec.json.encode(config), indent=2).decode() + "\n"
-
-
-def api_endpoints6(address: str) -> dict[str, Any]:
-    """Return the slice that leads the kubernetes Service's IPv6 address to the API server; its own is IPv4's."""
-    return {
-        "apiVersion": "discovery.k8s.io/v1",
-        "kind": "EndpointSlice",
-        "metadata": {
-            "name": "kubernetes-ipv6",
-            "namespace": "default",
-            "labels": {"kubernetes.io/service-name": "kubernetes"},
-        },
-        "addressType": "IPv6",
-        "endpoints": [{"addresses": [address], "conditions": {"ready": True}}],
-        "ports": [{"name": "https", "port": API_PORT, "protocol": "TCP"}],
-    }
 
 
 def write_private(path: Path, text: str) -> None:

@@ -116,8 +116,6 @@ class Supervisor:
     async def _apply(self, client: ApiClient) -> None:
         files = SYSTEM_FILES + (SAMPLE_FILES if self._sample else ())
         documents = [item for name in files for item in read_documents((SAMPLE / name).read_text(), name)]
-        if self._plan.control_ipv6:
-            documents.append(services.api_endpoints6(self._plan.control_ipv6))
         applier = Applier(client)
         for item in in_order(documents):
             await applier.apply(item if self._plan.spec.dual else _without_ipv6(item))
