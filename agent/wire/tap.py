@@ -7,6 +7,7 @@ where it was seen so, with the tunnel's ends, and again where it comes out.
 from __future__ import annotations
 
 import ctypes
+import os
 import select
 import socket
 import struct
@@ -57,7 +58,7 @@ class Tap:
                 self._socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, BUFFER)
             except OSError:
                 self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
-            self._socket.bind(("", ETH_P_ALL))
+            self._bind()
         except OSError:
             self._socket.close()
             raise
@@ -67,6 +68,13 @@ class Tap:
         kept = ctypes.create_string_buffer(program)
         header = struct.pack("@HP", len(program) // 8, ctypes.addressof(kept))
         self._socket.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, header)
+
+    def _bind(self) -> None:
+        """To all devices, by hand: Python's bind() wants the name of one."""
+        everywhere = struct.pack("=HHiHBB8s", socket.AF_PACKET, socket.htons(ETH_P_ALL), 0, 0, 0, 0, b"")
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.bind(self._socket.fileno(), everywhere, len(everywhere)) != 0:
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
     def count(self) -> tuple[TapCount, ...]:
         """Counts until the query's duration is over, then closes. At most a minute."""

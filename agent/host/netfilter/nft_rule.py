@@ -31,7 +31,7 @@ from agent.host.netfilter.outcome import (
     Outcome,
     passed_by,
 )  # fmt: skip
-from agent.host.netfilter.packet import Seen, spell
+from agent.host.netfilter.packet import Seen, network, spell
 from agent.host.netfilter.rules import Expression, NamedSet, Rule
 from agent.host.netfilter.world import World
 from agent.host.netfilter.xt_matches import ct_status
@@ -274,6 +274,10 @@ def _translate(inner: Any, packet: Seen, world: World, sets: Sets, *, is_source:
             found, its_port = found["concat"][0], found["concat"][1]
         if isinstance(found, dict) and "range" in found:
             found = "-".join(found["range"])
+        elif isinstance(found, dict) and "prefix" in found and "prefix" not in inner.get("flags", ()):
+            # nft prints a range that happens to be a network so.
+            first, last, _ = network(f"{found['prefix']['addr']}/{found['prefix']['len']}")
+            found = f"{spell(packet.family, first)}-{spell(packet.family, last)}"
         if not isinstance(found, str) or its_port is None:
             yield Outcome(UNSURE, packet, verdict, because=(verdict,))
             continue

@@ -265,6 +265,9 @@ def _is_in(value: Value, wanted: dict[str, Any]) -> bool | None:
         return is_any(value, inner)
     if kind == "concat":
         return _all_equal(value, inner)
+    if isinstance(value, IcmpType) and kind == "range":
+        bounds = [part if isinstance(part, int) else ICMP_NAMES[value.protocol].get(part, -1) for part in inner]
+        return None if -1 in bounds else bounds[0] <= value.number <= bounds[1]
     if not isinstance(value, int):
         return None
     if kind == "prefix":
