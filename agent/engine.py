@@ -145,6 +145,7 @@ class Engine:
         self._sink(Observation(runner.task.id, at_ms, outcome, rtt_us, flight.late_ms, detail), changed)
         if extra:
             self._burst(runner, extra)
+        self._schedule.retry(runner, time.monotonic(), changed=changed)
 
     # --- the tick ---
 

@@ -19,6 +19,8 @@ TICK_S: Final = 0.1
 BURST: Final = 3
 _BURST_PAUSE_S: Final = 1.0
 _MIN_EXTRA: Final = 12.0
+RETRY_S: Final = 2.0
+CONFIRM_S: Final = 0.3
 _BURST_METHODS: Final = frozenset((Method.UDP, Method.TCP, Method.ICMP))
 _HASH_RANGE: Final = 1 << 48
 
@@ -34,6 +36,7 @@ class Runner:
         "order",
         "place",
         "reported",
+        "retry_at",
         "rtt_us",
         "task",
         "turn",
@@ -49,6 +52,7 @@ class Runner:
         self.failing: bool | None = None
         self.rtt_us = 0
         self.last_burst = -math.inf
+        self.retry_at = -math.inf
         self.reported = -math.inf
         self.dead = False
         self.order: ProbeOrder | None = None
@@ -151,8 +155,7 @@ class Schedule:
         """Enter up to `count` extra probes at the following ticks, as far as the purse reaches; returns how many."""
         if runner.task.method not in _BURST_METHODS or now - runner.last_burst < _BURST_PAUSE_S:
             return 0
-        self._purse = min(max(_MIN_EXTRA, self.rate), self._purse + (now - self._filled) * self.rate)
-        self._filled = now
+        self._fill(now)
         count = min(count, int(self._purse))
         if count:
             runner.last_burst = now
@@ -160,6 +163,25 @@ class Schedule:
             for number in range(count):
                 self._push(tick + number, runner, True)
         return count
+
+    def retry(self, runner: Runner, now: float, *, changed: bool) -> None:
+        """Ask again soon for what fails, however long its interval, so that healing shows at once.
+
+        So is what has just passed again and has no burst of its own. As far as the purse reaches.
+        """
+        confirm = changed and not runner.failing and runner.task.method not in _BURST_METHODS
+        wait_s = CONFIRM_S if confirm else RETRY_S
+        if not (runner.failing or confirm) or self.interval_s(runner.task) <= 1.5 * wait_s or runner.retry_at > now:
+            return
+        self._fill(now)
+        if self._purse >= 1:
+            self._purse -= 1
+            runner.retry_at = now + wait_s
+            self._push(self.tick_of(runner.retry_at), runner, True)
+
+    def _fill(self, now: float) -> None:
+        self._purse = min(max(_MIN_EXTRA, self.rate), self._purse + (now - self._filled) * self.rate)
+        self._filled = now
 
     def judge(self, runner: Runner, outcome: Outcome, rtt_us: int) -> tuple[bool, int]:
         """Take a result; returns whether the state has changed, and how many extra probes that calls for."""

@@ -73,7 +73,7 @@ class Diagnoser:
         self._agents = agents
         self._book = book
         self._clock = clock
-        self._examiner = Examiner(agents)
+        self._examiner = Examiner(agents, clock)
         self._tried: dict[str, _Tried] = {}
 
     async def run(self) -> None:

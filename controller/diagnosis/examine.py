@@ -7,7 +7,7 @@ a burst of probes with taps at both uplinks; the counters behind it. Decides not
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 
@@ -16,11 +16,13 @@ from controller.cluster.state import Pod
 from controller.diagnosis.case import Case, Flow, Site, outer_packets_of, packets_of
 from controller.diagnosis.catalogue import CauseType
 from controller.diagnosis.flows import vantage_of
+from model.clock import Clock
 from model.facts import Facts, FactsOrder, Packet, RouteQuery, TapQuery
 from model.probes import HOST_ECHO_PORT, ProbeOrder, ProbeResult, Vantage
 from model.words import Method, Network, Outcome
 
 FACTS_S = 2.5
+QUIET_S = 1.2
 BURST_COUNT = 5
 BURST_INTERVAL_MS = 40
 BURST_TIMEOUT_MS = 400
@@ -83,16 +85,20 @@ def _route_queries(flow: Flow, node: str) -> tuple[RouteQuery, ...]:
 class Examiner:
     """Carries out the rounds. One object serves any number of examinations; each has its own case."""
 
-    def __init__(self, agents: AgentRegistry) -> None:
+    def __init__(self, agents: AgentRegistry, clock: Clock) -> None:
         self._agents = agents
+        self._clock = clock
 
     async def first(self, case: Case, causes: tuple[CauseType, ...]) -> Case:
         """Facts of the hosts and the destination's pod; of DNS replicas; and, for a silent node, of its neighbours."""
-        answers, replicas = await asyncio.gather(
-            self._ask(first_orders(case, causes)),
+        quiet = [node for node in case.flow.nodes if not self._speaks(node)]
+        answers, replicas, witnesses = await asyncio.gather(
+            self._ask(first_orders(case, causes), QUIET_S if quiet else FACTS_S),
             self._replicas(case) if case.flow.method is Method.DNS else _nothing(),
+            self._witnesses(case, quiet),
         )
-        witnesses = await self._witnesses(case, answers.silent) if answers.silent else {}
+        unexpected = [node for node in answers.silent if node not in quiet]
+        witnesses = {**witnesses, **await self._witnesses(case, unexpected)}
         return replace(
             case,
             facts={**case.facts, **answers.facts, **{site: f for site, (f, _) in replicas.items() if f is not None}},
@@ -119,7 +125,8 @@ class Examiner:
                 site: FactsOrder(vantage=Vantage(), droppers_asked=order.droppers_asked)
                 for site, order in first_orders(case, ()).items()
                 if site[0] not in case.silent
-            }
+            },
+            FACTS_S,
         )
         after: dict[Site, Facts] = {}
         for site, facts in counters.facts.items():
@@ -211,7 +218,7 @@ class Examiner:
         results = await asyncio.gather(*(ask(p) for p in pods))
         return {(p.node, p.uid): r for p, r in zip(pods, results, strict=True)}
 
-    async def _witnesses(self, case: Case, silent: Mapping[str, str]) -> dict[str, Facts]:
+    async def _witnesses(self, case: Case, silent: Collection[str]) -> dict[str, Facts]:
         """Hosts on the same segment as a silent node, asked who answers ARP for its addresses."""
         found: dict[str, Facts] = {}
         for node in silent:
@@ -220,7 +227,7 @@ class Examiner:
             near = [n for n in case.cluster.nodes.values() if n.name not in silent and self._connected(n.name)]
             near.sort(key=lambda n: (n.zone != zone, n.name))
             orders = {(n.name, ""): FactsOrder(vantage=Vantage(), resolve_asked=addresses) for n in near[:WITNESSES]}
-            answers = await self._ask(orders)
+            answers = await self._ask(orders, FACTS_S)
             found.update({site[0]: facts for site, facts in answers.facts.items()})
         return found
 
@@ -228,11 +235,17 @@ class Examiner:
         agent = self._agents.get(node)
         return agent is not None and agent.connected
 
-    async def _ask(self, orders: Mapping[Site, FactsOrder]) -> Answers:
+    def _speaks(self, node: str) -> bool:
+        """Whether the agent has said something just now; one that has not is not waited for so long."""
+        agent = self._agents.get(node)
+        recent = agent is not None and self._clock.wall() - (agent.last_seen or 0.0) < QUIET_S
+        return recent and self._connected(node)
+
+    async def _ask(self, orders: Mapping[Site, FactsOrder], limit_s: float) -> Answers:
         answers = Answers()
 
         async def ask(site: Site, order: FactsOrder) -> None:
-            answer = await self._agents.facts(site[0], order, FACTS_S)
+            answer = await self._agents.facts(site[0], order, limit_s)
             if isinstance(answer, Facts):
                 answers.facts[site] = answer
             elif isinstance(answer, OrderError) and site[1] == "":

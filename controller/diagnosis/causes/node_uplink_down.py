@@ -13,6 +13,8 @@ from model.facts import Facts, Link
 from model.words import CellState, MatrixKind
 
 CODE = "node.uplink_down"
+GRACE_S = 0.5
+"""A path that was measured this much later than the first failure, and passed, contradicts."""
 
 
 def find(case: Case) -> Iterator[Finding]:
@@ -58,15 +60,17 @@ def _by_neighbours(case: Case, node: str) -> Finding | None:
     if not device or not asked or any(resolution.macs for _, resolution in asked):
         return None
     crossing = [
-        status.state
+        status
         for path, status in case.sampled()
         if path.kind is MatrixKind.HOST and node in path.destination_nodes and path.source_node != node
     ]
-    if not crossing or any(state is CellState.OK for state in crossing):
+    failing = [s for s in crossing if s.state is CellState.FAILING]
+    began = min((s.first_failure_at or s.since for s in failing), default=0.0)
+    if not failing or any(s.state is CellState.OK and (s.last_at or 0.0) > began + GRACE_S for s in crossing):
         return None
     said = [f"{case.silent.get(node, 'its agent is silent')}"]
     said += [f"{witness}, on the same segment, got no answer to ARP for {r.address}" for witness, r in asked]
-    said.append(f"all {len(crossing)} host paths to {node} fail")
+    said.append(f"{len(failing)} host paths to {node} fail, and none that was measured since has passed")
     missing = (f"the state of {device} itself, since {node} cannot be asked; a node without power looks the same",)
     return _finding(
         node, device, tuple(said), 0.8, f"on {node}: ip link show {device}; ip link set {device} up", missing

@@ -253,7 +253,7 @@ def statuses(
                     path=path,
                     state=state,
                     since=since,
-                    last_at=since,
+                    last_at=since + 5.0,
                     first_failure_at=since if state is CellState.FAILING else None,
                 )
     return paths, found
