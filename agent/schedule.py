@@ -165,7 +165,7 @@ class Schedule:
         return count
 
     def retry(self, runner: Runner, now: float, *, changed: bool) -> None:
-        """Take a result; returns whether the state has changed, and how many extra probes are called for."""
+        """Ask again soon for what fails, however long its interval, so that healing shows at once.
 
         So is what has just passed again and has no burst of its own. As far as the purse reaches.
         """
