@@ -1,4 +1,4 @@
-"""A router between a client and a server, in namespaces of its own, and packets through it: what the kernel really does.
+"""A router between a client and a server, in namespaces of its own, and packets through it.
 
 Every probe is told by its IP id; a fence packet, which every rule set lets pass first, follows the probes, so that no
 test waits for packets that never come.
@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from model.facts import Facts, FactsOrder, Packet
+from model.probes import Vantage
 
 T = TypeVar("T")
 FENCE_PORT = 9999
@@ -52,7 +53,7 @@ def inside(namespace: str, action: Callable[[], T]) -> T:
     found: list[Any] = []
 
     def run() -> None:
-        with open(f"/run/netns/{namespace}") as file:
+        with Path(f"/run/netns/{namespace}").open() as file:
             if ctypes.CDLL(None, use_errno=True).setns(file.fileno(), 0x40000000):
                 found.append(OSError(ctypes.get_errno(), namespace))
                 return
@@ -203,8 +204,6 @@ def fence(family: int) -> Packet:
 
 def disagreements(router: Router, packets: Sequence[Packet]) -> tuple[list[str], int]:
     """Where the walk and the kernel differ, and how many walks were unsure."""
-    from model.probes import Vantage
-
     found = facts(router.router, FactsOrder(vantage=Vantage(), walks_asked=tuple(packets)))
     assert not found.errors, found.errors
     arrived = router.send(packets)

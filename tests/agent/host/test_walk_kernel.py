@@ -1,15 +1,19 @@
 """The packet walk against the kernel: for each match that is judged, and for random rule sets, the same verdict."""
 
+# ruff: noqa: E501 - rules stand as one writes them
 from __future__ import annotations
 
 import random
+import subprocess
 import time
 from collections.abc import Iterator
 
+import msgspec
 import pytest
 
-from model.facts import Packet
-from tests.agent.host.kernel import CLIENT, CLIENT6, FENCE_PORT, SERVER, SERVER6, Router, disagreements, run
+from model.facts import FactsOrder, Packet
+from model.probes import Vantage
+from tests.agent.host.kernel import CLIENT, CLIENT6, FENCE_PORT, SERVER, SERVER6, Router, disagreements, facts, run
 
 # Match, and whether a TCP SYN from 10.50.1.2:40001 to 10.50.2.2 is in it by the manual; one rule each, on its own port.
 XT_MATCHES = {
@@ -166,10 +170,6 @@ def test_what_cannot_be_judged_is_unsure(router: Router, text: str) -> None:
 -A USER -j DROP
 COMMIT
 """
-    from model.facts import FactsOrder
-    from model.probes import Vantage
-    from tests.agent.host.kernel import facts
-
     run(router.router, "iptables-nft-restore", rules)
     order = FactsOrder(vantage=Vantage(), walks_asked=tuple(syn(port) for port in (1, 2, 3, 4, 5)))
     walks = facts(router.router, order).walks or ()
@@ -333,3 +333,108 @@ def test_random_rule_sets(router: Router, kind: str) -> None:
         rounds, unsure, total = rounds + 1, unsure + doubtful, total + len(packets)
     assert rounds >= 3
     assert unsure <= total / 3
+
+
+def test_droppers_count_the_burst(router: Router) -> None:
+    """Of all rules that might have dropped, exactly the one that did has moved by the packets that were sent."""
+    rules = """*filter
+:FORWARD ACCEPT
+:DEEP -
+-A FORWARD -p udp --dport 9999 -j ACCEPT
+-A FORWARD -p tcp --dport 53 -j DROP
+-A FORWARD -s 10.50.1.0/24 -j DEEP
+-A FORWARD -p tcp --dport 80 -j DROP
+-A DEEP -p tcp -m limit --limit 100/sec -j LOG
+-A DEEP -d 10.99.0.0/16 -j DROP
+-A DEEP -p tcp -m mark --mark 0x0/0x1 -m multiport --dports 80,81 -j REJECT
+COMMIT
+"""
+    run(router.router, "iptables-nft-restore", rules)
+    run(
+        router.router,
+        "nft -f -",
+        "table inet fw {\nchain f {\ntype filter hook forward priority 10; policy drop;\naccept\n}\n}\n",
+    )
+    packets = [syn(80, sport=20000 + at) for at in range(4)]
+    order = FactsOrder(vantage=Vantage(), droppers_asked=(packets[0],))
+    before = facts(router.router, order).droppers or ()
+    assert router.send(packets) == [None] * 4
+    after = facts(router.router, order).droppers or ()
+    moved = [
+        (late.rule.chain, late.rule.position, late.verdict, late.matches, late.rule.packets - early.rule.packets)
+        for early, late in zip(before, after, strict=True)
+        if late.rule.packets != early.rule.packets
+    ]
+    assert moved == [("DEEP", 3, "reject", "unsure", 4)]
+    assert {(one.rule.table, one.rule.chain, one.rule.position) for one in after} == {
+        ("filter", "DEEP", 3), ("filter", "FORWARD", 4), ("fw", "f", 0),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "iptables-legacy -I FORWARD -p tcp --dport 80 -j DROP",
+        "iptables-nft -I FORWARD -p tcp --dport 80 -j REJECT",
+        "iptables-nft -A FORWARD -s 10.1.1.1 -j DROP; nft add rule ip filter FORWARD tcp dport '{ 80, 81 }' drop",
+        "nft add table inet fw; nft add chain inet fw f '{ type filter hook forward priority 0; }'; "
+        "nft add rule inet fw f tcp dport 80 drop",
+        "nft add table inet fw; nft add chain inet fw f '{ type filter hook prerouting priority -300; }'; "
+        "nft add rule inet fw f ip saddr 10.50.1.2 tcp dport 80 reject",
+        "iptables-legacy -t raw -A PREROUTING -p tcp --dport 80 -j DROP",
+    ],
+    ids=["legacy", "iptables-nft", "nft-in-iptables-table", "native", "native-early", "raw"],
+)
+def test_the_delete_command_mends(router: Router, command: str) -> None:
+    """The command that a walk names for its dropping rule, run as it stands, lets the packet through."""
+    run(router.router, command)
+    packet = syn(80, sport=25000)
+    walk = (facts(router.router, FactsOrder(vantage=Vantage(), walks_asked=(packet,))).walks or ())[0]
+    assert walk.decided_by and walk.decided_by.owner == "administrator"
+    assert router.send([packet]) == [None]
+    run(router.router, walk.decided_by.delete_command)
+    assert router.send([syn(80, sport=25001)]) != [None]
+
+
+def test_no_forwarding_ends_the_walk(router: Router) -> None:
+    """Where the kernel would not forward, the walk ends at the routing decision, with the errno."""
+    run(router.router, "sysctl -qw net.ipv4.ip_forward=0")
+    try:
+        walk = (facts(router.router, FactsOrder(vantage=Vantage(), walks_asked=(syn(80),))).walks or ())[0]
+    finally:
+        run(router.router, "sysctl -qw net.ipv4.ip_forward=1")
+    assert (walk.verdict, walk.decided_by and walk.decided_by.backend) == ("drop", "route")
+    assert walk.decided_by and "EHOSTUNREACH" in walk.decided_by.text
+
+
+@pytest.mark.parametrize("called", ["1", "0"], ids=["bridge-nf-on", "bridge-nf-off"])
+def test_bridged_packets(router: Router, called: str) -> None:
+    """Between two ports of a bridge, iptables' FORWARD drops only where bridge-nf calls it."""
+    packet = Packet(
+        family=4, source="10.55.0.2", destination="10.55.0.3", protocol="tcp", source_port=4000, destination_port=80,
+        incoming="kbr0", bridge_port="port0",
+    )  # fmt: skip
+    pods = [f"{router.router}-{end}" for end in ("p", "q")]
+    run(router.router, f"ip link add kbr0 type bridge; ip addr add 10.55.0.1/24 dev kbr0; ip link set kbr0 up; "
+        f"sysctl -qw net.bridge.bridge-nf-call-iptables={called}")  # fmt: skip
+    try:
+        for at, pod in enumerate(pods):
+            run(
+                "",
+                f"ip netns add {pod}; ip link add eth0 netns {pod} type veth peer name port{at} netns {router.router}",
+            )
+            run(router.router, f"ip link set port{at} master kbr0 up")
+            run(pod, f"ip addr add 10.55.0.{2 + at}/24 dev eth0; ip link set eth0 up")
+        run(pods[0], "fping -q -c1 -t3000 10.55.0.3")
+        run(router.router, "iptables-nft -A FORWARD -p icmp -m physdev --physdev-is-bridged --physdev-in port0 -j DROP; "
+            "iptables-nft -A FORWARD -p tcp --dport 80 -j DROP")  # fmt: skip
+        icmp = msgspec.structs.replace(packet, protocol="icmp", source_port=0, destination_port=0)
+        found = facts(router.router, FactsOrder(vantage=Vantage(), walks_asked=(packet, icmp))).walks or ()
+        assert [walk.verdict for walk in found] == (["drop"] * 2 if called == "1" else ["accept"] * 2)
+        done = subprocess.run(["nsenter", f"--net=/run/netns/{pods[0]}", "fping", "-q", "-c1", "-t300", "10.55.0.3"],
+                              check=False, capture_output=True, timeout=10)  # fmt: skip
+        assert (done.returncode == 0) == (called == "0")
+    finally:
+        for pod in pods:
+            subprocess.run(["ip", "netns", "del", pod], check=False, timeout=10)
+        run(router.router, "ip link del kbr0")
