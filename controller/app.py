@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import signal
 import sqlite3
@@ -75,7 +76,7 @@ class Controller:
                 egress=options.settings.egress_targets,
             ),
             sweep=Sweep(matrix, agents, clock),
-            hub=EventHub(matrix, clock),
+            hub=EventHub(matrix),
             auth=Authenticator(api, clock, options.settings.namespace, options.agent_account),
             alive=lambda: clock.monotonic() - self._beat < HANGS_S,
         )
@@ -140,6 +141,8 @@ class Controller:
 
 
 async def _serve(options: Options) -> None:
+    # Plans and matrices are many small objects that live long; looking through them for cycles costs more than they do.
+    gc.set_threshold(100_000, 50, 100)
     api = await KubeApi.connect(options.kubeconfig)
     controller = Controller(api, options, SystemClock())
     task = asyncio.current_task()

@@ -41,7 +41,8 @@ class Sweep:
     def state(self) -> SweepState:
         """How far it is now. A plan without paths is not covered: there is nothing yet to be sure of."""
         plan, paths = self._matrix.plan, len(self._matrix)
-        covered = self._matrix.covered(self._began)
+        # Agents tell times in whole milliseconds, cut off.
+        covered = self._matrix.covered(self._began - 0.001)
         reporting = tuple(a.node for a in self._agents.all() if a.connected and a.node in plan.plans)
         now = self._clock.wall()
         return SweepState(

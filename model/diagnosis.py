@@ -54,7 +54,7 @@ class Cause(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     suppresses: tuple[str, ...] = ()
 
 
-class Expectation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Expectation(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     """What NetworkPolicy and Services say; `allowed` None means that they leave it open."""
 
     allowed: bool | None
@@ -90,7 +90,7 @@ class ProbeReport(msgspec.Struct, frozen=True, kw_only=True):
     took_ms: int = 0
 
 
-class Cell(msgspec.Struct, frozen=True, kw_only=True):
+class Cell(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """One cell of a matrix. `loss` 0…1 over the window; `rtt_us` median of the window; `age_s` of the newest
     observation. `node_ready` is false where Kubernetes says that either end's node is not Ready.
     """

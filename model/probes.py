@@ -40,7 +40,7 @@ __all__ = [
 ]
 
 
-class Vantage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Vantage(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     """A network namespace to probe from.
 
     `pod_uid` empty means the node's own host namespace. `addresses` are the pod's, by which (and by the UID in its
@@ -61,7 +61,7 @@ class Vantage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return "host" if self.is_host else f"pod/{self.namespace}/{self.name}"
 
 
-class Task(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Task(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     """One steady probe of a plan: from `vantage` (an index into `Plan.vantages`) to `address`, every `interval_ms`.
 
     `udp` sends an echo to a kubereach endpoint or agent; `tcp` connects and closes; `icmp` is an echo request;
@@ -108,7 +108,7 @@ def stable_id(*parts: object) -> str:
     return hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=6).hexdigest()
 
 
-class Observation(msgspec.Struct, frozen=True, array_like=True):
+class Observation(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """The result of one steady probe.
 
     `at_ms` is the agent's wall clock at sending, milliseconds since the epoch; `rtt_us` is 0 unless the outcome is ok

@@ -16,12 +16,15 @@ from controller.plan.paths import EMPTY_CLUSTER_PLAN, ClusterPlan, Path
 from model.clock import Clock, rfc3339
 from model.diagnosis import Cell, Matrix
 from model.probes import Observation
-from model.words import CellState, MatrixKind
+from model.words import CellState, MatrixKind, Verdict
 
 CellKey = tuple[MatrixKind, str, str]
 Entry = tuple[Path, Track]
 TICK_PATHS = 20_000
-PARTS = {MatrixKind.NODE: (MatrixKind.HOST, MatrixKind.POD)}
+PARTS: dict[MatrixKind, tuple[MatrixKind, ...]] = {
+    **{kind: (kind,) for kind in MatrixKind},
+    MatrixKind.NODE: (MatrixKind.HOST, MatrixKind.POD),
+}
 _HEALTHY = frozenset({CellState.OK})
 
 
@@ -153,7 +156,7 @@ class MatrixBook:
         """The paths of a cell; `node` has those of host and pod."""
         return tuple(
             status_of(*entry)
-            for part in PARTS.get(kind, (kind,))
+            for part in PARTS[kind]
             for entry in self._cells.get((part, source, destination), {}).values()
         )
 
@@ -167,9 +170,7 @@ class MatrixBook:
     def cell(self, kind: MatrixKind, source: str, destination: str) -> CellSum:
         """One cell, summed up; without paths it is unsampled."""
         parts = [
-            cell_of(found.values())
-            for part in PARTS.get(kind, (kind,))
-            if (found := self._cells.get((part, source, destination)))
+            cell_of(found.values()) for part in PARTS[kind] if (found := self._cells.get((part, source, destination)))
         ]
         if not parts:
             return CellSum()
@@ -179,17 +180,27 @@ class MatrixBook:
 
     def rows(self, kind: MatrixKind, ready: Mapping[str, bool | None]) -> Iterator[tuple[Cell, ...]]:
         """The cells of one kind, row by row; `ready` is what Kubernetes says of each node."""
-        now, columns = self._clock.wall(), self.columns(kind)
+        columns = self.columns(kind)
         for source in self._plan.nodes:
             yield tuple(
-                self._cell(kind, source, destination, now, ready)
+                self.cell_document(kind, source, destination, ready)
                 for destination in columns
                 if not (kind is MatrixKind.HOST and source == destination)
             )
 
-    def _cell(
-        self, kind: MatrixKind, source: str, destination: str, now: float, ready: Mapping[str, bool | None]
-    ) -> Cell:
+    def cell_document(self, kind: MatrixKind, source: str, destination: str, ready: Mapping[str, bool | None]) -> Cell:
+        """One cell as it leaves the controller."""
+        node_ready = ready.get(source, True) is True and ready.get(destination, True) is True
+        # Most cells of a big, sampled matrix have no path: they cost least.
+        parts = PARTS[kind]
+        if (parts[0], source, destination) not in self._cells and (parts[-1], source, destination) not in self._cells:
+            return Cell(
+                source=source,
+                destination=destination,
+                state=CellState.UNSAMPLED,
+                verdict=Verdict.UNKNOWN,
+                node_ready=node_ready,
+            )
         found = self.cell(kind, source, destination)
         return Cell(
             source=source,
@@ -198,10 +209,10 @@ class MatrixBook:
             verdict=found.verdict,
             loss=round(found.loss, 3),
             rtt_us=found.rtt_us,
-            age_s=None if found.last_at is None else round(max(0.0, now - found.last_at), 3),
+            age_s=None if found.last_at is None else round(max(0.0, self._clock.wall() - found.last_at), 3),
             paths=found.paths,
             failing=found.failing,
-            node_ready=ready.get(source, True) is True and ready.get(destination, True) is True,
+            node_ready=node_ready,
         )
 
     def columns(self, kind: MatrixKind) -> tuple[str, ...]:

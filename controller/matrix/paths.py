@@ -8,7 +8,7 @@ from controller.plan.paths import Path
 from model.words import CellState, Outcome
 
 
-class PathStatus(msgspec.Struct, frozen=True, kw_only=True):
+class PathStatus(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """A path at one moment. Times are the controller's wall clock in seconds; `loss` 0…1 and `rtt_us` (median) over
     the window; `consecutive` equal results in a row; `late_ms` the agent's own lateness at the last observation.
     `ever_ok`: it has worked since the controller began to watch it. `first_failure_at`: of the present run of failures.
@@ -30,7 +30,7 @@ class PathStatus(msgspec.Struct, frozen=True, kw_only=True):
     detail: str = ""
 
 
-class PathChanged(msgspec.Struct, frozen=True, kw_only=True):
+class PathChanged(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """A path went from one state to another. `old` is None for a path that was just planned; `new` is None for one
     that left the plan.
     """

@@ -16,7 +16,7 @@ from model.probes import Plan, Task, Vantage
 from model.words import MatrixKind, Method, Network
 
 
-class Path(msgspec.Struct, frozen=True, kw_only=True):
+class Path(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """One steady probe: who asks what, from where, over which network, and what is expected.
 
     `id` is `task.id`. `destination` is the matrix column: a node name; "namespace/service:port/protocol"; for DNS the
@@ -73,7 +73,7 @@ class Path(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.source_node}/{self.vantage} {self.method.value} {self.destination} ({self.address}{port})"
 
 
-class Unsampled(msgspec.Struct, frozen=True):
+class Unsampled(msgspec.Struct, frozen=True, gc=False):
     """A cell that no path measures, and why."""
 
     kind: MatrixKind

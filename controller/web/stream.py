@@ -15,7 +15,6 @@ from controller.cluster.state import ClusterState
 from controller.matrix.matrix import MatrixBook
 from controller.matrix.paths import PathChanged
 from controller.web.documents import CellChange
-from model.clock import Clock
 from model.diagnosis import Incident
 from model.words import MatrixKind
 
@@ -39,10 +38,9 @@ class Reader:
 class EventHub:
     """Collects changes; `flush`, called a few times a second, sends them on."""
 
-    def __init__(self, matrix: MatrixBook, clock: Clock) -> None:
+    def __init__(self, matrix: MatrixBook) -> None:
         """No reader, no change."""
         self._matrix = matrix
-        self._clock = clock
         self._readers: set[Reader] = set()
         self._cells: dict[tuple[MatrixKind, str, str], None] = {}
         self._incidents: dict[str, Incident] = {}
@@ -108,7 +106,7 @@ class EventHub:
 
     def _change(self, key: tuple[MatrixKind, str, str], cluster: ClusterState) -> CellChange:
         ready = {name: node.ready for name in key[1:] if (node := cluster.nodes.get(name)) is not None}
-        cell = self._matrix.cell_document(*key, self._clock.wall(), ready)
+        cell = self._matrix.cell_document(*key, ready)
         return CellChange(kind=key[0].value, **msgspec.structs.asdict(cell))
 
     def _send(self, event: str, data: object) -> None:
