@@ -87,14 +87,6 @@ def _resolved(context: Context) -> object:
     return resolutions.read(context)
 
 
-def _resolved(context: Context) -> object:
-    from agent.host import resolution
-
-    return resolution.read(
-        context.netlink, context.order.resolve_asked, context.links, context.addresses, context.device_names
-    )
-
-
 READERS: Final[dict[str, Callable[[Context], Any]]] = {
     "links": _links,
     "addresses": _addresses,
@@ -110,7 +102,6 @@ READERS: Final[dict[str, Callable[[Context], Any]]] = {
     "walks": _walks,
     "droppers": _droppers,
     "resolved": _resolved,
-    "resolved": _resolved,
 }
 
 
@@ -120,7 +111,6 @@ def wanted(order: FactsOrder) -> tuple[str, ...]:
         "route_answers": order.routes_asked,
         "walks": order.walks_asked,
         "droppers": order.droppers_asked,
-        "resolved": order.resolve_asked,
         "resolved": order.resolve_asked,
     }
     asked = [*order.subjects, *(subject for subject, queries in implied.items() if queries)]

@@ -53,6 +53,8 @@ _COMMENTS: Final = (
     (re.compile(r"kubereach"), "kubereach-lab"),
     (re.compile(r"kubernetes (service|forwarding|load balancer|health check|externally|postrouting)"), "kube-proxy"),
 )
+_COMMENT: Final = re.compile(r'--comment "?([^"]*)"?(?= -[jgmd]|$)')
+_JUMP: Final = re.compile(r" -[jg] (\S+)")
 _DOCKER: Final = re.compile(r"(^|\s)(!\s)?-[io] (docker0|br-[0-9a-f]{12})\b")
 _NAME: Final = r"([a-z0-9](?:[-a-z0-9.]*[a-z0-9])?/[a-z0-9](?:[-a-z0-9.]*[a-z0-9])?)"
 _SERVICE: Final = re.compile(_NAME + r"(:[a-z0-9-]+)?")
@@ -83,11 +85,11 @@ class Owners:
         for rule in chain.rules:
             if rule.backend == NATIVE:
                 continue
-            parsed = parse(rule.text)
-            target = _commented(rule.chain, " ".join(parsed.comments))
+            # By a pattern, not parsed: this looks at all rules, of which a walk meets a few.
+            target = _commented(rule.chain, " ".join(_COMMENT.findall(rule.text)))
             if not target:
                 continue
-            for name in (chain.name, parsed.target):
+            for name in (chain.name, *_JUMP.findall(rule.text)):
                 key = _key(name)
                 if key and not (name == chain.name and chain.name.startswith("KUBE-POD-FW-") and "Pod" not in target):
                     self._by_chain.setdefault((rule.backend, rule.family, key), target)

@@ -1,6 +1,6 @@
 """The packet walk against the kernel: for each match that is judged, and for random rule sets, the same verdict."""
 
-# ruff: noqa: E501 - rules stand as one writes them
+# ruff: noqa: E501, ISC004 - rules stand as one writes them
 from __future__ import annotations
 
 import random

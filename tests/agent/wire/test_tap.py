@@ -1,5 +1,6 @@
 """The tap counts a flow at each device, both ways, and inside a tunnel; the burst is what it counts."""
 
+# ruff: noqa: E501 - commands stand as one writes them
 from __future__ import annotations
 
 import json
