@@ -75,7 +75,10 @@ def controller(topology: Topology) -> ServiceSpec:
     """Return kubereach's controller, in the namespace of the first node."""
     home = topology.nodes[0]
     base = topology.directory
-    targets = ("http://web.outside.test/", "https://web.outside.test/", "http://registry.outside.test:5000/v2/")
+    # With the addresses, since a node's own resolver knows nothing of the lab's outside.
+    outside = ",".join(filter(None, (topology.outside_ipv4, topology.outside_ipv6)))
+    urls = ("http://web.outside.test/", "https://web.outside.test/", "http://registry.outside.test:5000/v2/")
+    targets = tuple(f"{url},{outside}" for url in urls)
     argv = [
         *python("cli.main", "controller"),
         *("--kubeconfig", str(base / "controller/kubeconfig")),

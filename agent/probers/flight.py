@@ -29,9 +29,10 @@ class Flight:
 
 
 class Runner(Protocol):
-    """What a lane needs to know of a task that runs."""
+    """What a lane needs to know of a task that runs; `failing` is None until something was measured."""
 
     task: Task
+    failing: bool | None
 
 
 class Hub(Protocol):

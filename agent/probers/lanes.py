@@ -23,6 +23,9 @@ from model.ports import UDP_MAGIC
 from model.words import Method, Outcome
 
 SOURCE_PORTS: Final = 4
+PORT_S: Final = 30.0
+FAILING_PORT_S: Final = 1.0
+RETIRED_S: Final = 3.0
 _BUFFER: Final = 1 << 20
 _SO_RCVBUFFORCE: Final = 33
 _ONE_TURN: Final = 128
@@ -40,15 +43,15 @@ class DatagramLane:
     def __init__(self, hub: Hub, family: int, open_in: OpenSockets) -> None:
         self._hub = hub
         self._family = family
-        self._sockets = open_in(self._open)
+        self._sockets = open_in(lambda: self._open(self.count))
         self._by_fd = {sock.fileno(): sock for sock in self._sockets}
         for fd in self._by_fd:
             hub.watch(fd, self)
 
-    def _open(self) -> list[socket.socket]:
+    def _open(self, count: int) -> list[socket.socket]:
         opened: list[socket.socket] = []
         try:
-            for _ in range(self.count):
+            for _ in range(count):
                 sock = socket.socket(family_of(self._family), self.kind, self.protocol)
                 opened.append(sock)
                 prepare(sock, sock.family)
@@ -227,11 +230,43 @@ class IcmpLane(DatagramLane):
 
 
 class DnsLane(DatagramLane):
-    """DNS over UDP from four source ports in turn; the id is the low half of the probe's number."""
+    """DNS over UDP from four source ports in turn; the id is the low half of the probe's number.
+
+    Ports are renewed, as resolvers do it (RFC 5452), and at once where a question fails: a flow that was translated
+    while something was broken stays so for as long as its port is used, and would go on failing after the mend.
+    """
 
     def __init__(self, hub: Hub, family: int, open_in: OpenSockets) -> None:
+        self._open_in = open_in
         super().__init__(hub, family, open_in)
         self._asked: dict[int, tuple[Flight, bytes]] = {}
+        self._born = [time.monotonic()] * SOURCE_PORTS
+        self._retired: list[tuple[float, socket.socket]] = []
+
+    def _socket_for(self, flight: Flight) -> socket.socket:
+        index = flight.turn % SOURCE_PORTS
+        age_s = flight.sent - self._born[index]
+        if age_s > (FAILING_PORT_S if flight.runner.failing else PORT_S):
+            self._renew(index, flight.sent)
+        return self._sockets[index]
+
+    def _renew(self, index: int, now: float) -> None:
+        """Put a new socket in the place of one, which is read for a while yet."""
+        for sock in [old for since, old in self._retired if now - since > RETIRED_S]:
+            self._retire(sock)
+        self._retired = [(since, old) for since, old in self._retired if now - since <= RETIRED_S]
+        (fresh,) = self._open_in(lambda: self._open(1))
+        self._retired.append((now, self._sockets[index]))
+        self._sockets[index] = fresh
+        self._born[index] = now
+        self._by_fd[fresh.fileno()] = fresh
+        self._hub.watch(fresh.fileno(), self)
+
+    def _retire(self, sock: socket.socket) -> None:
+        fd = sock.fileno()
+        self._hub.unwatch(fd)
+        del self._by_fd[fd]
+        sock.close()
 
     def launch(self, flight: Flight) -> None:
         """See `Lane`."""
@@ -247,7 +282,7 @@ class DnsLane(DatagramLane):
             flights = self._hub.flights
             self._asked = {n: asked for n, asked in self._asked.items() if asked[0].number in flights}
         self._asked[number] = (flight, query)
-        self._send(self._sockets[flight.turn % SOURCE_PORTS], query, (task.address, task.port))
+        self._send(self._socket_for(flight), query, (task.address, task.port))
 
     def _find(self, data: bytes) -> tuple[Flight, bytes] | None:
         asked = self._asked.get(int.from_bytes(data[:2], "big"))

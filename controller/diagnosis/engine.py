@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -36,6 +36,7 @@ DEAF_S = 5.0
 REEXAMINE_S = 20.0
 EXAMINATIONS_BEFORE_INCONCLUSIVE = 2
 NARROWED = 8
+TELLING = frozenset({CellState.FAILING, CellState.DEGRADED})
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +46,10 @@ class Statuses(Protocol):
 
     def statuses(self) -> Mapping[str, PathStatus]:
         """The status of every planned path, by path id."""
+        ...
+
+    def not_ok(self) -> Sequence[PathStatus]:
+        """Those that are anything but ok; cheap where all is well."""
         ...
 
 
@@ -98,8 +103,11 @@ class Diagnoser:
         if not self._cluster().synced:
             return None
         now = self._clock.wall()
-        statuses = self._matrix.statuses()
         entries = self._book.open_entries()
+        if not entries and not any(s.state in TELLING for s in self._matrix.not_ok()):
+            self._tried.clear()
+            return None
+        statuses = self._matrix.statuses()
         review = localise.review(entries, statuses, now, self._deaf(now))
         for entry in entries:
             key = entry.incident.id

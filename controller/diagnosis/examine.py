@@ -19,7 +19,7 @@ from controller.diagnosis.flows import vantage_of
 from model.clock import Clock
 from model.facts import Facts, FactsOrder, Packet, RouteQuery, TapQuery
 from model.probes import HOST_ECHO_PORT, ProbeOrder, ProbeResult, Vantage
-from model.words import Method, Network, Outcome
+from model.words import CellState, MatrixKind, Method, Network, Outcome
 
 FACTS_S = 2.5
 QUIET_S = 1.2
@@ -91,7 +91,7 @@ class Examiner:
 
     async def first(self, case: Case, causes: tuple[CauseType, ...]) -> Case:
         """Facts of the hosts and the destination's pod; of DNS replicas; and, for a silent node, of its neighbours."""
-        quiet = [node for node in case.flow.nodes if not self._speaks(node)]
+        quiet = [node for node in case.flow.nodes if not self._speaks(node) or _is_unreached(case, node)]
         answers, replicas, witnesses = await asyncio.gather(
             self._ask(first_orders(case, causes), QUIET_S if quiet else FACTS_S),
             self._replicas(case) if case.flow.method is Method.DNS else _nothing(),
@@ -271,6 +271,16 @@ def order_of(flow: Flow, *, count: int, interval_ms: int, timeout_ms: int, size:
         record=flow.record,
         over_tcp=flow.over_tcp,
     )
+
+
+def _is_unreached(case: Case, node: str) -> bool:
+    """Whether every UDP path between this node's host and others fails: then its agent cannot be heard either."""
+    states = [
+        status.state
+        for path, status in case.sampled()
+        if path.kind is MatrixKind.HOST and path.method is Method.UDP and node in path.destination_nodes
+    ]
+    return bool(states) and all(state is CellState.FAILING for state in states)
 
 
 async def _nothing() -> dict[Site, tuple[Facts | None, ProbeResult]]:
