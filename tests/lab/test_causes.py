@@ -1,0 +1,231 @@
+"""Every fault of the switchboard, and the same causes broken by hand in another way: the right cause, the right object,
+nothing beside it, by itself and by `kubereach probe`; and all is clear after healing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from lab import switchboard
+from lab.fault import all_faults
+from lab.spec import LabSpec
+from tests.lab.watched import CLEARED_S, NAMED_S, Watched, matches
+
+LABS = (("flannel-vxlan", "iptables"), ("flannel-host-gw", "nftables"), ("calico", "iptables"))
+
+
+@pytest.fixture(scope="module", params=LABS, ids=["+".join(one) for one in LABS])
+def watched(request: pytest.FixtureRequest) -> Iterator[Watched]:
+    """A watched lab of each network plugin, healthy at the start."""
+    import os
+
+    cni, proxy = request.param
+    up = Watched(LabSpec(f"c{os.getpid()}", cni=cni, proxy=proxy))
+    try:
+        up.wait_healthy()
+        yield up
+    finally:
+        up.down()
+
+
+@pytest.fixture(autouse=True)
+def healthy(watched: Watched) -> Iterator[None]:
+    """Every test begins and ends in a lab without fault."""
+    watched.wait_healthy(CLEARED_S)
+    yield
+    asyncio.run(switchboard.heal(watched.plan, Path(watched.state.kubeconfig)))
+
+
+def named(watched: Watched, code: str, **wanted: str) -> None:
+    """Wait for the one incident, and hold that nothing else was blamed."""
+    watched.wait(
+        lambda: any(matches(i, code, **wanted) for i in watched.open_incidents()), NAMED_S, lambda: said(watched)
+    )
+    others = [i for i in watched.open_incidents() if not matches(i, code, **wanted)]
+    assert others == [], said(watched)
+
+
+def said(watched: Watched) -> str:
+    """The open incidents in short."""
+    return json.dumps(
+        [
+            [i["causes"][0]["code"], i["causes"][0]["object"], i["causes"][0]["summary"]]
+            for i in watched.open_incidents()
+        ]
+    )
+
+
+@pytest.mark.parametrize("code", [f.code for f in all_faults()])
+def test_fault_of_the_switchboard_is_named_and_clears(watched: Watched, code: str) -> None:
+    """Broken by its twin: named with its object in the background and on demand; healed: cleared."""
+    fault = next(f for f in all_faults() if f.code == code)
+    if not fault.applies(watched.plan.spec):
+        with pytest.raises(ValueError, match="does not apply"):
+            asyncio.run(switchboard.break_it(watched.plan, Path(watched.state.kubeconfig), code))
+        return
+    made = asyncio.run(switchboard.break_it(watched.plan, Path(watched.state.kubeconfig), code))
+    expected = made.expected[0]
+    wanted = {"kind": expected.kind, "node": expected.node, "namespace": expected.namespace, "name": expected.name}
+    named(watched, expected.code, **wanted)
+    answer = watched.kubereach("probe", *made.probe, "-o", "json")
+    assert answer.code == 1, answer
+    assert matches(answer.json, expected.code, **wanted), answer.out
+    asyncio.run(switchboard.heal(watched.plan, Path(watched.state.kubeconfig), code))
+    watched.wait_healthy(CLEARED_S)
+
+
+@dataclass(frozen=True)
+class ByHand:
+    """A break by raw commands, what must be named, and how it is mended again."""
+
+    name: str
+    place: str
+    do: str
+    undo: str
+    code: str
+    object: dict[str, str]
+    cnis: tuple[str, ...] = ("flannel-vxlan", "flannel-host-gw", "calico")
+
+
+VXLAN = ("flannel-vxlan", "calico")
+HANDS = [
+    ByHand(
+        "address gone",
+        "node-c",
+        "ip addr del {c}/24 dev eth0",
+        "ip addr add {c}/24 dev eth0; ip route replace default via {c_gw}{c_routes}",
+        "node.uplink_down",
+        {"kind": "device", "node": "node-c", "name": "eth0"},
+        ("flannel-vxlan", "calico"),
+    ),
+    ByHand(
+        "forwarding of the bridge off",
+        "node-c",
+        "sysctl -qw net.ipv4.conf.cni0.forwarding=0",
+        "sysctl -qw net.ipv4.conf.cni0.forwarding=1",
+        "node.ip_forward_off",
+        {"kind": "sysctl", "node": "node-c", "name": "net.ipv4.conf.cni0.forwarding"},
+        ("flannel-vxlan", "flannel-host-gw"),
+    ),
+    ByHand(
+        "IPv6 forwarding off",
+        "node-c",
+        "sysctl -qw net.ipv6.conf.all.forwarding=0",
+        "sysctl -qw net.ipv6.conf.all.forwarding=1",
+        "node.ip_forward_off",
+        {"kind": "sysctl", "node": "node-c", "name": "net.ipv6.conf.all.forwarding"},
+    ),
+    ByHand(
+        "native nftables",
+        "node-d",
+        "nft add table inet fw; nft add chain inet fw f '{{ type filter hook forward priority -5; }}'; nft add rule inet fw f udp dport 8700 drop",
+        "nft delete table inet fw",
+        "node.firewall_drop",
+        {"kind": "nft-rule", "node": "node-d", "name": "fw/f/1"},
+    ),
+    ByHand(
+        "iptables-legacy",
+        "node-d",
+        "iptables-legacy -A FORWARD -p udp --dport 8700 -j DROP",
+        "iptables-legacy -D FORWARD -p udp --dport 8700 -j DROP",
+        "node.firewall_drop",
+        {"kind": "iptables-rule", "node": "node-d", "name": "filter/FORWARD/1"},
+    ),
+    ByHand(
+        "host's INPUT rejects",
+        "node-d",
+        "iptables -I INPUT 1 -p udp --dport 8701 -j REJECT",
+        "iptables -D INPUT -p udp --dport 8701 -j REJECT",
+        "node.firewall_drop",
+        {"kind": "iptables-rule", "node": "node-d", "name": "filter/INPUT/1"},
+    ),
+    ByHand(
+        "tunnel dropped at the receiver",
+        "node-d",
+        "iptables -I INPUT 1 -p udp -m multiport --dports 4789,8472 -j DROP",
+        "iptables -D INPUT -p udp -m multiport --dports 4789,8472 -j DROP",
+        "node.firewall_drop",
+        {"kind": "iptables-rule", "node": "node-d", "name": "filter/INPUT/1"},
+        VXLAN,
+    ),
+    ByHand(
+        "raw table, by mask",
+        "node-d",
+        "iptables -t raw -I PREROUTING 1 -s 10.244.0.0/16 -d 10.244.0.0/16 -p udp -j DROP",
+        "iptables -t raw -D PREROUTING -s 10.244.0.0/16 -d 10.244.0.0/16 -p udp -j DROP",
+        "node.firewall_drop",
+        {"kind": "iptables-rule", "node": "node-d", "name": "raw/PREROUTING/1"},
+    ),
+    ByHand(
+        "neighbour entry of the tunnel gone",
+        "node-b",
+        "ip neigh del {d_vtep} dev {vxlan}",
+        "ip neigh replace {d_vtep} lladdr {d_mac} dev {vxlan} nud permanent",
+        "cni.vtep_missing",
+        {"kind": "neighbour", "node": "node-b"},
+        VXLAN,
+    ),
+    ByHand(
+        "stray route inside the pods' range",
+        "node-b",
+        "ip route add {d_half} via {b_gw} dev eth0",
+        "ip route del {d_half} via {b_gw} dev eth0",
+        "cni.cidr_overlap",
+        {"kind": "cidr", "node": "node-b"},
+    ),
+    ByHand(
+        "IPv6 route to the pods gone",
+        "node-b",
+        "ip -6 route del {d_cidr6}",
+        "ip -6 route add {d_route6}",
+        "cni.remote_route_missing",
+        {"kind": "route", "node": "node-b"},
+    ),
+    ByHand(
+        "one port in the fabric",
+        "router",
+        "nft add table bridge hand; nft add chain bridge hand f '{{ type filter hook forward priority 0; }}'; nft add table ip hand; nft add chain ip hand f '{{ type filter hook forward priority 0; }}'; nft add rule bridge hand f ip saddr {a} ip daddr {b} udp dport 8701 drop; nft add rule ip hand f ip saddr {a} ip daddr {b} udp dport 8701 drop",
+        "nft delete table bridge hand; nft delete table ip hand",
+        "fabric.blocked",
+        {"kind": "path", "name": "node-a → node-b UDP"},
+    ),
+]
+
+
+def facts(watched: Watched) -> dict[str, str]:
+    """Names and addresses that the commands need."""
+    plan = watched.plan
+    vxlan = "vxlan.calico" if plan.spec.cni == "calico" else "flannel.1"
+    d = plan.node("node-d")
+    values = {n.name[-1]: n.ipv4 for n in plan.nodes}
+    values |= {f"{n.name[-1]}_gw": f"10.77.{n.segment}.1" for n in plan.nodes}
+    half = d.pod_cidr4.replace("/24", "/25").replace("/26", "/27")
+    values |= {"vxlan": vxlan, "d_half": half, "d_cidr6": d.pod_cidr6 or "", "c_routes": ""}
+    values["d_route6"] = watched.run(
+        "node-b", "ip", "-6", "route", "show", "exact", d.pod_cidr6 or "", check=False
+    ).strip()
+    if plan.spec.cni != "flannel-host-gw":
+        neighbours = json.loads(watched.run("node-b", "ip", "-j", "-4", "neigh", "show", "dev", vxlan))
+        gateway = json.loads(watched.run("node-b", "ip", "-j", "route", "show", "exact", d.pod_cidr4))[0]["gateway"]
+        values |= {"d_vtep": gateway, "d_mac": next(n["lladdr"] for n in neighbours if n["dst"] == gateway)}
+    return values
+
+
+@pytest.mark.parametrize("hand", HANDS, ids=lambda hand: hand.name)
+def test_broken_by_hand_is_named_all_the_same(watched: Watched, hand: ByHand) -> None:
+    """Another chain, mask, device or family than the twin's: the same cause, and the very object that was broken."""
+    if watched.plan.spec.cni not in hand.cnis:
+        return
+    values = facts(watched)
+    try:
+        watched.run(hand.place, "sh", "-ec", hand.do.format(**values))
+        named(watched, hand.code, **hand.object)
+    finally:
+        watched.run(hand.place, "sh", "-c", hand.undo.format(**values))
+    watched.wait_healthy(CLEARED_S)
