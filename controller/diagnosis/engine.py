@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -46,6 +46,10 @@ class Statuses(Protocol):
 
     def statuses(self) -> Mapping[str, PathStatus]:
         """The status of every planned path, by path id."""
+        ...
+
+    def explained(self, path_ids: Iterable[str]) -> None:
+        """The losses of these paths were explained, and their cause is mended."""
         ...
 
     def not_ok(self) -> Sequence[PathStatus]:
@@ -113,6 +117,8 @@ class Diagnoser:
             key = entry.incident.id
             if key in review.healed:
                 self._book.resolve(key)
+                mended = [p for p, s in statuses.items() if any(scope.covers(s.path) for scope in entry.scopes)]
+                self._matrix.explained(mended)
                 continue
             since = (entry.healthy_since_s or now) if key in review.healthy else None
             self._book.update(key, healthy_since_s=since, cells=cells_of(review.failing_of.get(key, ())))

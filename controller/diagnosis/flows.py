@@ -106,7 +106,8 @@ def _service(path: Path, cluster: ClusterState) -> tuple[Service | None, Service
     if path.target_kind in {"DNSService", "DNSReplica"}:
         service = cluster.dns_service()
     elif path.target_kind in {"Service", "Backend"}:
-        service = next((s for s in cluster.services.values() if s.uid == path.target_uid), None)
+        # Both stand in the Service's column of the matrix: "namespace/service:port/protocol".
+        service = cluster.services.get(path.destination.partition(":")[0])
     else:
         return None, None
     if service is None:

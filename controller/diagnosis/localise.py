@@ -159,8 +159,8 @@ def _shape(
                     scope,
                     f"everything between {path.source_node} and {other}, {over}",
                 )
-    if path.target_uid and path.kind not in {MatrixKind.HOST, MatrixKind.POD}:
-        scope = Scope(targets=(path.target_uid,), kinds=(path.kind,))
+    if path.kind not in {MatrixKind.HOST, MatrixKind.POD}:
+        scope = Scope(columns=(path.destination,), kinds=(path.kind,))
         if _share(scope, unexplained, statuses) >= WHOLE:
             return scope, f"everything to {path.destination}"
     # Many single paths that nothing explains are one riddle: it is named by their class, and so told once.

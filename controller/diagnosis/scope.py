@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
+from controller.cluster.state import Service, ServicePort
 from controller.plan.paths import Path
 from model.words import MatrixKind, Method, Network
 
@@ -17,6 +18,7 @@ class Scope(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     `nodes`: the path begins or ends on one of them. `pairs`: it runs between the two nodes of one of them, either way.
     `sources`, `destinations`: it begins, ends there. A path to a Service or to the DNS address ends on every node that
     has a backend, since it may hit any of them. `crossing`: it leaves its node. `targets`: UIDs of pods or Services.
+    `columns`: names of the matrix's columns.
     """
 
     nodes: tuple[str, ...] = ()
@@ -30,6 +32,7 @@ class Scope(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     port: int | None = None
     kinds: tuple[MatrixKind, ...] = ()
     targets: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
     paths: tuple[str, ...] = ()
 
     def covers(self, path: Path) -> bool:
@@ -47,6 +50,7 @@ class Scope(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             and (self.port is None or path.port == self.port)
             and (not self.kinds or path.kind in self.kinds)
             and (not self.targets or path.target_uid in self.targets)
+            and (not self.columns or path.destination in self.columns)
             and (not self.paths or path.id in self.paths)
         )
 
@@ -56,3 +60,9 @@ def _between(path: Path, pair: tuple[str, str]) -> bool:
     return (path.source_node == one and other in path.destination_nodes) or (
         path.source_node == other and one in path.destination_nodes
     )
+
+
+def columns_of(service: Service, port: ServicePort | None = None) -> tuple[str, ...]:
+    """The columns of the matrix in which a Service, or one port of it, stands: both its address and its backends."""
+    ports = service.ports if port is None else (port,)
+    return tuple(f"{service.key}:{p.port}/{p.protocol.lower()}" for p in ports)

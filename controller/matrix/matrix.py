@@ -121,6 +121,16 @@ class MatrixBook:
                 changes.append(self._turn(path, track, state, now))
         self._tell(changes)
 
+    def explained(self, path_ids: Iterable[str]) -> None:
+        """The losses of these paths were explained, and their cause is mended: they count no longer."""
+        now, changes = self._clock.wall(), list[PathChanged]()
+        for path, track in [entry for path_id in path_ids if (entry := self._entries.get(path_id)) is not None]:
+            track.explained()
+            state = track.state_of(now)
+            if state is not track.state:
+                changes.append(self._turn(path, track, state, now))
+        self._tell(changes)
+
     def _turn(self, path: Path, track: Track, state: CellState, now: float) -> PathChanged:
         changed = PathChanged(path=path, old=track.state, new=state, at=now, detail=track.detail)
         self.states[track.state] -= 1

@@ -112,6 +112,12 @@ class Track:
         if self.run <= -FAILURES:
             self.failing = True
 
+    def explained(self) -> None:
+        """What was lost until now had a cause, and that is mended: the window begins anew with the latest successes."""
+        if not self.failing:
+            self.losses = 0 if self.run >= 0 else (1 << -self.run) - 1
+            self.count = min(self.count, abs(self.run))
+
     @property
     def loss(self) -> float:
         """The share of the window that failed."""

@@ -8,7 +8,7 @@ from controller.cluster.state import ClusterState, Pod, Service
 from controller.diagnosis.case import Case
 from controller.diagnosis.catalogue import CauseType
 from controller.diagnosis.finding import Finding
-from controller.diagnosis.scope import Scope
+from controller.diagnosis.scope import Scope, columns_of
 from model.diagnosis import Cause, Evidence, Object
 
 CODE = "service.no_endpoints"
@@ -69,7 +69,7 @@ def _finding(cluster: ClusterState, service: Service, idle: str) -> Finding:
         fix=fix,
         suppresses=CAUSE.suppresses,
     )
-    return Finding(cause=cause, scope=Scope(targets=(service.uid,)), intended=bool(idle))
+    return Finding(cause=cause, scope=Scope(columns=columns_of(service)), intended=bool(idle))
 
 
 def _pods(cluster: ClusterState, service: Service) -> list[Pod]:

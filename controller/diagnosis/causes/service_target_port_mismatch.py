@@ -8,7 +8,7 @@ from controller.cluster.state import Pod, Service, ServicePort
 from controller.diagnosis.case import Case
 from controller.diagnosis.catalogue import CauseType
 from controller.diagnosis.finding import Finding
-from controller.diagnosis.scope import Scope
+from controller.diagnosis.scope import Scope, columns_of
 from model.diagnosis import Cause, Evidence, Object
 from model.facts import Socket
 from model.words import Outcome
@@ -66,7 +66,7 @@ def _finding(service: Service, port: ServicePort, target: int, pod: Pod, listeni
         fix=f"kubectl -n {service.namespace} patch service {service.name} --type=json -p '{patch}'",
         suppresses=CAUSE.suppresses,
     )
-    return Finding(cause=cause, scope=Scope(targets=(service.uid,), port=None))
+    return Finding(cause=cause, scope=Scope(columns=columns_of(service, port)))
 
 
 CAUSE = CauseType(
