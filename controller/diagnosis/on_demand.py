@@ -83,8 +83,11 @@ class OnDemand:
             and expected.allowed is not False
         ):
             case, findings = await self._why(question, result)
+        if verdict is Verdict.BLOCKED_AS_INTENDED and question.backends and request.trace is not False:
+            case, findings = await self._behind_policy(question)
+            verdict = Verdict.UNEXPECTED_BLOCK if findings else verdict
         causes = tuple(f.cause for f in findings) or self._known(question)
-        if expected.allowed is False or verdict is Verdict.HEALTHY:
+        if verdict in {Verdict.BLOCKED_AS_INTENDED, Verdict.UNEXPECTED_PASS, Verdict.HEALTHY}:
             causes = ()
         return ProbeReport(
             probe=description_of(request, question, cluster),
@@ -108,6 +111,23 @@ class OnDemand:
                 return await self._diagnoser.diagnose(asked)
         except TimeoutError:
             return None, ()
+
+    async def _behind_policy(self, question: Question) -> tuple[Case | None, tuple[Finding, ...]]:
+        """Look whether a Service that policy forbids is broken itself: then its ports are not what policy was written for.
+
+        Asked from the host of a backend's own node, which policy never forbids.
+        """
+        backend = question.backends[0]
+        node = self._cluster().nodes.get(backend.destination.node)
+        address = next((a for a in node.addresses if ip_address(a).version == backend.family), "") if node else ""
+        if node is None or not address:
+            return None, ()
+        own = replace(backend, source=Place(address=address, node=node.name))
+        answer = await self._agents.probe(node.name, order_of(own, count=1, interval_ms=50, timeout_ms=500), 2.0)
+        if not isinstance(answer, ProbeResult) or answer.outcome in {Outcome.OK, Outcome.NOT_MEASURED}:
+            return None, ()
+        case, findings = await self._why(Question(own), answer)
+        return case, tuple(f for f in findings if f.cause.code.startswith("service."))
 
     def _as_name_question(self, question: Question, result: ProbeResult) -> Question | None:
         """Where a URL failed at its name, the name is what to examine."""
