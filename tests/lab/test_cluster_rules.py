@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from lab.embedded import dns
-from lab.embedded.cluster import balancers, endpoints, scheduling, workloads
+from lab.embedded.cluster import balancers, changes, endpoints, scheduling, workloads
 from lab.embedded.cluster.podspec import image_name, program
 from lab.topology import Uplink, uplink_batch
 
@@ -147,7 +147,7 @@ def test_asking_twice_makes_no_pod_twice() -> None:
         "spec": {"replicas": 2, "template": {"metadata": {"labels": {}}, "spec": {}}},
     }
     names = [
-        [one.body["metadata"]["name"] for one in workloads.replica_set(item, []) if isinstance(one, workloads.Create)]
+        [one.body["metadata"]["name"] for one in workloads.replica_set(item, []) if isinstance(one, changes.Create)]
         for _ in range(2)
     ]
     assert names[0] == names[1]

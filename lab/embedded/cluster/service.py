@@ -14,6 +14,7 @@ from lab import netns
 from lab.client import ApiClient, Object, read_kubeconfig
 from lab.embedded import dns
 from lab.embedded.cluster import balancers, endpoints, nodes, objects, scheduling, workloads
+from lab.embedded.cluster.changes import Change, Create, Delete, Patch
 from lab.embedded.cluster.links import keep_uplink
 from lab.embedded.cluster.pods import Pods
 from lab.embedded.cluster.view import View
@@ -96,7 +97,7 @@ class ClusterService:
 
     def _workloads(self) -> Iterable[Coroutine[Any, Any, object]]:
         pods, sets = self._view.all("pods"), self._view.all("apps/replicasets")
-        changes: list[workloads.Change] = []
+        changes: list[Change] = []
         for item in self._view.all("apps/deployments"):
             changes += workloads.deployment(item, sets, pods)
         for item in sets:
@@ -107,11 +108,11 @@ class ClusterService:
             changes += workloads.stateful_set(item, pods)
         for change in changes:
             match change:
-                case workloads.Create(key, body):
+                case Create(key, body):
                     yield self._view.create(key, body)
-                case workloads.Delete(key, item):
+                case Delete(key, item):
                     yield self._view.delete(key, item)
-                case workloads.Patch(key, item, body, sub):
+                case Patch(key, item, body, sub):
                     yield self._view.patch(key, item, body, sub)
 
     def _schedule(self) -> Iterable[Coroutine[Any, Any, object]]:

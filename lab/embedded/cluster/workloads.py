@@ -9,44 +9,15 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 from lab.client import Object
 from lab.embedded.cluster import objects
+from lab.embedded.cluster.changes import Change, Create, Delete, Patch
 from lab.embedded.cluster.scheduling import refusal
 
 HASH_LABEL: Final = "pod-template-hash"
 REVISION: Final = "deployment.kubernetes.io/revision"
-
-
-@dataclass(frozen=True, slots=True)
-class Create:
-    """Make this object."""
-
-    key: str
-    body: Object
-
-
-@dataclass(frozen=True, slots=True)
-class Delete:
-    """Remove this object."""
-
-    key: str
-    item: Object
-
-
-@dataclass(frozen=True, slots=True)
-class Patch:
-    """Merge into this object (`sub` "" or "status")."""
-
-    key: str
-    item: Object
-    body: Object
-    sub: str = ""
-
-
-Change = Create | Delete | Patch
 
 
 def _pod(owner: Object, kind: str, name: str, extra_labels: dict[str, str]) -> Object:
