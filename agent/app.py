@@ -18,6 +18,7 @@ import msgspec
 from agent import memory
 from agent.echo import Echo, listen
 from agent.engine import Engine
+from agent.introduction import Introduction, host_port
 from agent.linkwatch import LinkWatch
 from agent.log import log
 from agent.ondemand import Orders, Places
@@ -41,6 +42,7 @@ class Options:
     node: str
     addresses: tuple[str, ...]
     controllers: tuple[tuple[str, int], ...]
+    controller_file: str
     neighbours: tuple[tuple[str, int], ...]
     ca: str
     token_file: str
@@ -56,10 +58,11 @@ def parse(argv: list[str] | None) -> Options:
     parser = argparse.ArgumentParser(prog="kubereach agent", description="Probe from this node, and report.")
     add = parser.add_argument
     add("--node", required=True)
-    add("--node-address", action="append", required=True)
-    add("--controller", action="append", required=True, help="ADDRESS:PORT, [ADDRESS]:PORT for IPv6")
+    add("--node-address", action="append", required=True, help="ADDRESS, or several with commas in between")
+    add("--controller", action="append", default=[], help="ADDRESS:PORT, [ADDRESS]:PORT for IPv6")
+    add("--controller-file", default="", help="instead: the file that tells of it, read anew at every connect")
     add("--neighbour", action="append", default=[], help="ADDRESS:PORT of another agent's relay")
-    add("--ca", required=True)
+    add("--ca", default="", help="authority of the controller named by --controller, and of HTTPS targets")
     add("--token-file", required=True)
     add("--netns-dir", default="/run/netns")
     add("--cni-conf-dir", default="/etc/cni/net.d")
@@ -72,16 +75,22 @@ def parse(argv: list[str] | None) -> Options:
     try:
         controllers = tuple(host_port(text, CONTROLLER_PORT) for text in given.controller)
         neighbours = tuple(host_port(text, RELAY_PORT) for text in given.neighbour)
-        for address in given.node_address:
+        addresses = tuple(address for text in given.node_address for address in text.split(","))
+        for address in addresses:
             host_port(f"[{address}]" if ":" in address else address, 0)
     except ValueError as error:
         parser.error(str(error))
+    if bool(controllers) == bool(given.controller_file):
+        parser.error("name the controller by --controller, or by --controller-file")
+    if controllers and not given.ca:
+        parser.error("--controller wants --ca")
     if given.rate_limit <= 0:
         parser.error("--rate-limit must be positive")
     return Options(
         node=given.node,
-        addresses=tuple(given.node_address),
+        addresses=addresses,
         controllers=controllers,
+        controller_file=given.controller_file,
         neighbours=neighbours,
         ca=given.ca,
         token_file=given.token_file,
@@ -91,22 +100,6 @@ def parse(argv: list[str] | None) -> Options:
         echo_port=given.echo_port,
         rate_limit=given.rate_limit,
     )
-
-
-def host_port(text: str, default_port: int) -> tuple[str, int]:
-    """Split ADDRESS[:PORT] or [ADDRESS][:PORT]. Raises ValueError where the address is no literal one."""
-    if text.startswith("["):
-        host, _, rest = text[1:].partition("]")
-        port = rest.removeprefix(":")
-    else:
-        host, _, port = text.partition(":")
-    try:
-        socket.inet_pton(socket.AF_INET6 if ":" in host else socket.AF_INET, host)
-    except OSError:
-        raise ValueError(f"{text!r} is no ADDRESS:PORT") from None
-    if port and not (port.isdigit() and 0 < int(port) < 65536):
-        raise ValueError(f"{text!r} has no valid port")
-    return host, int(port) if port else default_port
 
 
 class Neighbours:
@@ -159,10 +152,11 @@ class Agent:
         self._outbox = Outbox()
         self._engine = Engine(options.node, options.places.netns_dir, options.rate_limit, self._observed, options.ca)
         self._links = LinkWatch(options.addresses)
-        settings = Settings(options.controllers, options.ca, options.token_file, self._neighbours.relays)
+        introduction = Introduction(options.controllers, options.ca, options.controller_file)
+        settings = Settings(introduction, options.token_file, self._neighbours.relays)
         self._uplink = Uplink(settings, self._outbox, self)
         self._orders = Orders(options.places, self._uplink.answer, self._uplink.armed)
-        self._relay = Relay(options.controllers, lambda peer: among(peer, self._neighbours.clients))
+        self._relay = Relay(lambda: introduction.known().addresses, lambda peer: among(peer, self._neighbours.clients))
         self._slimmer: asyncio.TimerHandle | None = None
 
     def _observed(self, observation: Observation, changed: bool) -> None:

@@ -19,10 +19,10 @@ _CHUNK: Final = 32768
 
 
 class Relay:
-    """Accepts on the node's addresses. `allowed` says whether an address may be served, asked for each connection."""
+    """Accepts on the node's addresses. Asked for each connection: where the controller is, and whom it may serve."""
 
-    def __init__(self, controllers: Sequence[tuple[str, int]], allowed: Callable[[str], bool]) -> None:
-        self._controllers = tuple(controllers)
+    def __init__(self, controllers: Callable[[], Sequence[tuple[str, int]]], allowed: Callable[[str], bool]) -> None:
+        self._controllers = controllers
         self._allowed = allowed
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -76,7 +76,7 @@ class Relay:
             far_writer.transport.abort()
 
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
-        for host, port in self._controllers:
+        for host, port in self._controllers():
             try:
                 async with asyncio.timeout(CONNECT_S):
                     return await asyncio.open_connection(host, port, limit=_CHUNK)

@@ -1,6 +1,6 @@
 """A WebSocket to the controller over TLS: wsproto does the protocol, asyncio's streams carry it.
 
-Knows nothing of messages. The certificate is verified against the cluster's CA and the controller's own address, also
+Knows nothing of messages. The certificate is verified against the controller's CA and name or address, also
 where the connection leads through a neighbour: that one passes on bytes that it cannot read.
 """
 
@@ -59,10 +59,17 @@ class Stream:
 
     @classmethod
     async def open(
-        cls, target: tuple[str, int], controller: tuple[str, int], tls: ssl.SSLContext, token: str, timeout_s: float
+        cls,
+        target: tuple[str, int],
+        controller: tuple[str, int],
+        server_name: str,
+        tls: ssl.SSLContext,
+        token: str,
+        timeout_s: float,
     ) -> Stream:
         """Connect to `target` (the controller, or a relay) and shake hands with `controller`, all within `timeout_s`.
 
+        `server_name` is what its certificate must be valid for.
         Raises RefusedError or StreamError.
         """
         try:
@@ -72,7 +79,7 @@ class Stream:
                     target[0],
                     target[1],
                     ssl=tls,
-                    server_hostname=controller[0],
+                    server_hostname=server_name,
                     ssl_handshake_timeout=timeout_s,
                     ssl_shutdown_timeout=0.5,
                 )

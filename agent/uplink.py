@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import random
-import ssl
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
+from agent.introduction import Introduction, IntroductionError
 from agent.log import log
 from agent.outbox import Outbox
 from agent.stream import RefusedError, Stream, StreamError
@@ -79,8 +79,7 @@ class Client(Protocol):
 class Settings:
     """What the uplink knows beforehand. `relays` is asked for anew at every attempt: (node, address, port)."""
 
-    controllers: tuple[tuple[str, int], ...]
-    ca: str
+    introduction: Introduction
     token_file: str
     relays: Callable[[], Sequence[tuple[str, str, int]]]
 
@@ -92,7 +91,6 @@ class Uplink:
         self._settings = settings
         self._outbox = outbox
         self._client = client
-        self._tls: ssl.SSLContext | None = None
         self._stream: Stream | None = None
         self._welcomed = False
         self._replies: deque[Answer] = deque(maxlen=_MAX_REPLIES)
@@ -198,7 +196,9 @@ class Uplink:
                 opened[1].abort()
 
     def _ways(self) -> list[Way]:
-        controllers = self._settings.controllers
+        controllers = self._settings.introduction.known().addresses
+        if not controllers:
+            return []
         direct = [Way(controller, controller) for controller in controllers]
         relays = list(self._settings.relays())
         if relays:
@@ -211,12 +211,11 @@ class Uplink:
     async def _open(self, way: Way) -> Stream:
         try:
             token = Path(self._settings.token_file).read_text(encoding="ascii").strip()
-            if self._tls is None:
-                self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-                self._tls.load_verify_locations(self._settings.ca)
-        except (OSError, ValueError) as error:
+            tls = self._settings.introduction.tls()
+        except (OSError, ValueError, IntroductionError) as error:
             raise StreamError(f"cannot read token or CA: {error}") from None
-        return await Stream.open(way.target, way.controller, self._tls, token, CONNECT_S)
+        name = self._settings.introduction.known().server_name or way.controller[0]
+        return await Stream.open(way.target, way.controller, name, tls, token, CONNECT_S)
 
     async def _open_any(self) -> tuple[Way, Stream]:
         """Try all ways, each begun a little after the one before; the first that is open wins. Raises StreamError."""
@@ -338,7 +337,7 @@ class Uplink:
         """While relayed, try the direct ways every 10 s; with the first that opens, end the relayed stream."""
         while True:
             await asyncio.sleep(DIRECT_AGAIN_S * random.uniform(0.8, 1.0))
-            for controller in self._settings.controllers:
+            for controller in self._settings.introduction.known().addresses:
                 way = Way(controller, controller)
                 try:
                     opened = await self._open(way)

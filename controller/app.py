@@ -14,11 +14,12 @@ from typing import Final
 
 from controller.agents import AgentChanged, AgentRegistry
 from controller.auth import Authenticator
-from controller.cluster.api import ConfigurationError, KubeApi
-from controller.cluster.watch import ClusterWatch
+from controller.cluster.api import ApiError, ConfigurationError, KubeApi
+from controller.cluster.watch import ClusterWatch, backoff_s
 from controller.diagnosis.engine import Diagnoser
 from controller.diagnosis.on_demand import OnDemand
 from controller.incident.book import IncidentBook
+from controller.introduce import Introducer
 from controller.matrix.matrix import MatrixBook
 from controller.memory import AgentMemory
 from controller.options import OptionError, Options, load_certificate, parse
@@ -81,6 +82,10 @@ class Controller:
             alive=lambda: clock.monotonic() - self._beat < HANGS_S,
         )
         self.server = Server(self.services, options.listen)
+        tls = next((where.tls for where in options.listen if where.tls is not None), None)
+        self._introducer = (
+            Introducer(api, options.introduction, tls) if options.introduction is not None and tls is not None else None
+        )
         self._connect()
 
     def _connect(self) -> None:
@@ -101,8 +106,12 @@ class Controller:
     async def run(self) -> None:
         """Runs until it is cancelled; then closes what is open. Raises OSError if it cannot listen."""
         try:
+            if self._introducer is not None:
+                await self._introduce(self._introducer)
             await self.server.start()
             async with asyncio.TaskGroup() as group:
+                if self._introducer is not None:
+                    group.create_task(self._introducer.run(), name="introducer")
                 group.create_task(self.services.watch.run(), name="watch")
                 group.create_task(self.services.planner.run(), name="planner")
                 group.create_task(self._diagnoser.run(), name="diagnoser")
@@ -112,6 +121,17 @@ class Controller:
             await self._api.close()
             self.services.book.close()
             self._memory.close()
+
+    async def _introduce(self, introducer: Introducer) -> None:
+        """Without a certificate nobody could be let in: the API is asked until it has answered."""
+        attempt = 0
+        while True:
+            attempt += 1
+            try:
+                return await introducer.begin()
+            except ApiError as error:
+                log.warning("cannot introduce the controller to agents: %s", error)
+                await asyncio.sleep(backoff_s(attempt, "introduce"))
 
     async def _tick(self) -> None:
         """What has to be done by the clock; measures by how much the loop is late."""

@@ -9,6 +9,7 @@ from ipaddress import ip_address, ip_network
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from controller.introduce import Introduction
 from controller.plan.paths import EgressTarget, PlanSettings
 from controller.web.server import Listen
 from model.probes import CONTROLLER_PLAIN_PORT, CONTROLLER_PORT
@@ -22,7 +23,7 @@ class OptionError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the controller was started with. `tls` are certificate and key file."""
+    """What the controller was started with. `tls` are certificate and key file; `introduction` is for the agents."""
 
     kubeconfig: Path | None
     listen: tuple[Listen, ...]
@@ -31,6 +32,7 @@ class Options:
     settings: PlanSettings
     agent_account: str
     verbose: bool
+    introduction: Introduction | None = None
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -49,6 +51,11 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--tls-cert", type=Path, metavar="FILE", help="certificate chain (PEM)")
     parser.add_argument("--tls-key", type=Path, metavar="FILE", help="its key (PEM)")
+    parser.add_argument("--tls-secret", default="", metavar="NAME", help="instead: keep both in this Secret, renewed")
+    parser.add_argument("--tls-ca", type=Path, metavar="FILE", help="authority of --tls-cert, for --publish")
+    parser.add_argument("--publish", default="", metavar="NAME", help="ConfigMap that tells agents of this controller")
+    parser.add_argument("--advertise", default="", metavar="ADDRESS,…", help="the node's addresses, for --publish")
+    parser.add_argument("--service", default="kubereach-controller", metavar="NAME", help="Service that is certified")
     parser.add_argument("--state-dir", type=Path, metavar="DIR", help="keeps incidents and agents over a restart")
     parser.add_argument(
         "--egress-target",
@@ -70,9 +77,10 @@ def parse(argv: list[str]) -> Options:
     """Options from arguments. Raises OptionError; argparse itself exits with 2."""
     args = build_parser().parse_args(argv)
     tls = _tls(args.tls_cert, args.tls_key)
+    introduction = _introduction(args, tls)
     listen = []
     if args.listen != NONE:
-        if tls is None:
+        if tls is None and introduction is None:
             raise OptionError("--listen wants TLS: give --tls-cert and --tls-key, or --listen none")
         listen.append(_address("--listen", args.listen, tls_context(tls)))
     if args.listen_plain != NONE:
@@ -96,6 +104,7 @@ def parse(argv: list[str]) -> Options:
         ),
         agent_account=args.agent_service_account,
         verbose=args.verbose,
+        introduction=introduction,
     )
 
 
@@ -117,11 +126,12 @@ def egress_target(text: str) -> EgressTarget:
     return EgressTarget(url=url, host=parts.hostname, port=port, addresses=tuple(found))
 
 
-def tls_context(files: tuple[Path, Path]) -> ssl.SSLContext:
-    """The server's side of TLS. Raises OptionError."""
+def tls_context(files: tuple[Path, Path] | None) -> ssl.SSLContext:
+    """The server's side of TLS; without files the certificate comes later, from its Secret. Raises OptionError."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    load_certificate(context, files)
+    if files is not None:
+        load_certificate(context, files)
     return context
 
 
@@ -131,6 +141,33 @@ def load_certificate(context: ssl.SSLContext, files: tuple[Path, Path]) -> None:
         context.load_cert_chain(*files)
     except (OSError, ssl.SSLError) as error:
         raise OptionError(f"--tls-cert {files[0]}, --tls-key {files[1]}: {error.strerror or error}") from None
+
+
+def _introduction(args: argparse.Namespace, tls: tuple[Path, Path] | None) -> Introduction | None:
+    """What is published for agents. Raises OptionError."""
+    if not args.publish:
+        if args.tls_secret:
+            raise OptionError("--tls-secret goes with --publish: agents must be told its authority")
+        return None
+    if bool(args.tls_secret) == (tls is not None):
+        raise OptionError("--publish wants --tls-secret, or --tls-cert and --tls-key")
+    if tls is not None and args.tls_ca is None:
+        raise OptionError("--publish with --tls-cert wants --tls-ca: agents must be told what to trust")
+    if args.listen == NONE:
+        raise OptionError("--publish wants --listen: there is nothing to publish")
+    try:
+        addresses = tuple(str(ip_address(text.strip())) for text in args.advertise.split(","))
+    except ValueError as error:
+        raise OptionError(f"--advertise {args.advertise}: {error}; name the node's addresses") from None
+    return Introduction(
+        namespace=args.namespace,
+        config_map=args.publish,
+        secret=args.tls_secret,
+        addresses=addresses,
+        port=_address("--listen", args.listen, None).port,
+        server_name=f"{args.service}.{args.namespace}.svc",
+        ca=args.tls_ca,
+    )
 
 
 def _tls(certificate: Path | None, key: Path | None) -> tuple[Path, Path] | None:

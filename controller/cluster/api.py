@@ -75,6 +75,10 @@ class KubeApi:
         """One POST. Raises ApiError."""
         return await self._json("POST", path, None, body, timeout_s)
 
+    async def put(self, path: str, body: Raw, timeout_s: float = REQUEST_S) -> Raw:
+        """One PUT. Raises ApiError, 409 if the object was changed since it was read."""
+        return await self._json("PUT", path, None, body, timeout_s)
+
     async def list(self, path: str) -> tuple[list[Raw], str]:
         """All objects of a collection, page by page, and the resourceVersion to watch from. Raises ApiError."""
         items: list[Raw] = []
@@ -124,7 +128,7 @@ class KubeApi:
         self, method: str, path: str, params: Mapping[str, str] | None, body: Raw | None, timeout: ClientTimeout
     ) -> Any:
         """The response, whose status is below 400; the caller closes it."""
-        target = f"{path}?{urlencode(params)}" if params else path
+        target = f"{path}{'&' if '?' in path else '?'}{urlencode(params)}" if params else path
         try:
             method, url, headers, body, _ = await self._client.param_serialize(
                 method, target, header_params={"Accept": "application/json"}, body=body, auth_settings=["BearerToken"]

@@ -27,7 +27,11 @@ RESOURCES: dict[str, tuple[str, Parser]] = {
     "Deployment": ("/apis/apps/v1/deployments", partial(parse.parse_workload, "Deployment")),
     "DaemonSet": ("/apis/apps/v1/daemonsets", partial(parse.parse_workload, "DaemonSet")),
     "StatefulSet": ("/apis/apps/v1/statefulsets", partial(parse.parse_workload, "StatefulSet")),
-    "ConfigMap": ("/api/v1/namespaces/kube-system/configmaps", lambda raw: (raw.get("data") or {}).get("Corefile")),
+    "ConfigMap": (
+        # By name, so that the right to read this one is all that is needed.
+        "/api/v1/namespaces/kube-system/configmaps?fieldSelector=metadata.name%3Dcoredns",
+        lambda raw: (raw.get("data") or {}).get("Corefile"),
+    ),
 }
 WORKLOADS = ("Deployment", "DaemonSet", "StatefulSet")
 PARSE_ERRORS = (TypeError, ValueError, AttributeError, KeyError)

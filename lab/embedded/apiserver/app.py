@@ -19,6 +19,7 @@ from lab.embedded.apiserver.requests import (
     dry_run,
     integer,
     json_response,
+    selected_name,
     target_of,
     truth,
     wants_table,
@@ -71,7 +72,8 @@ class Api:
             verb = {"GET": "get", "HEAD": "get"}.get(request.method, request.method.lower())
             self._allow(user, Action(verb, path=request.path))
             return self._about(request, path)
-        self._allow(user, target.action(request.method, watch=truth(request.query, "watch")))
+        watch, selected = truth(request.query, "watch"), selected_name(request.query)
+        self._allow(user, target.action(request.method, watch=watch, selected=selected))
         if not target.kind.stored:
             return await self._review(request, target, user)
         if target.sub and target.sub != "status":

@@ -24,8 +24,8 @@ class Target:
     name: str
     sub: str
 
-    def action(self, method: str, *, watch: bool) -> Action:
-        """Return the action that RBAC decides on."""
+    def action(self, method: str, *, watch: bool, selected: str = "") -> Action:
+        """Return the action that RBAC decides on; `selected` is the name that a field selector asks for."""
         if method in ("GET", "HEAD"):
             verb = "get" if self.name else "watch" if watch else "list"
         elif method == "DELETE":
@@ -33,7 +33,13 @@ class Target:
         else:
             verb = _METHODS[method]
         kind = self.kind
-        return Action(verb, kind.group, kind.plural, self.sub, self.namespace or "", self.name)
+        return Action(verb, kind.group, kind.plural, self.sub, self.namespace or "", self.name or selected)
+
+
+def selected_name(query: Mapping[str, str]) -> str:
+    """Return the name that a field selector narrows a collection to: a right to that one name is enough then."""
+    parts = [part.split("=", 1) for part in query.get("fieldSelector", "").replace("==", "=").split(",")]
+    return next((part[1] for part in parts if len(part) == 2 and part[0] == "metadata.name"), "")
 
 
 def target_of(path: str) -> Target | None:
