@@ -113,7 +113,7 @@ class OnDemand:
             return None, ()
 
     async def _behind_policy(self, question: Question) -> tuple[Case | None, tuple[Finding, ...]]:
-        """Look whether a Service that policy forbids is broken itself: then its ports are not what policy was written for.
+        """Look whether a Service that policy forbids is broken itself: then policy was not written for its ports.
 
         Asked from the host of a backend's own node, which policy never forbids.
         """
