@@ -12,16 +12,19 @@ demo: install       ## a lab with agents and controller in it; prints the addres
 	.venv/bin/kubereach lab up --name demo
 
 test: install-dev   ## all tests but those on the real Kubernetes
-	$(PY) -m pytest -q $(PYTEST_ARGS) tests
+	$(PY) -m tests $(TEST_ARGS)
 
-check: install-dev  ## style, types, layers
+check: install-dev  ## style, types, layers, generated documents
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy model agent controller cli lab
 	.venv/bin/lint-imports
+	$(PY) -m controller.diagnosis.document | diff docs/catalogue.md - || { echo 'error: docs/catalogue.md is old: make docs' >&2; exit 1; }
+	.venv/bin/hadolint Dockerfile
+	.venv/bin/yamllint --strict lab daemonset
 
 bench: install-dev  ## figures, never a gate
-	$(PY) -m tests.bench
+	$(PY) -m tests.bench $(BENCH_ARGS)
 
 docs: install-dev   ## the catalogue of causes, from the causes themselves
 	$(PY) -m controller.diagnosis.document > docs/catalogue.md

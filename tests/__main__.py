@@ -1,0 +1,55 @@
+"""Runs all tests, in two processes side by side, since most of their time is waiting: `make test`.
+
+    python -m tests [--reports FOLDER] [arguments of pytest]
+
+The second process has the drills, which are the longest. With --reports each leaves a JUnit file there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import IO
+
+TESTS = Path(__file__).resolve().parent
+# Those that break a lab with agents in it, and wait for what is said of it.
+DRILLS = sorted(path for path in (TESTS / "lab").glob("test_*.py") if "tests.lab.watched" in path.read_text())
+# What is quick and needs no lab stands first, so that plain mistakes are seen at once.
+FIRST = [TESTS / name for name in ("test_repository.py", "cli", "controller", "web", "agent", "lab")]
+LANES = {"all-but-drills": [*FIRST, *(f"--ignore={path}" for path in DRILLS)], "drills": DRILLS}
+
+
+def main() -> int:
+    """Exit code 0 if all tests passed."""
+    parser = argparse.ArgumentParser(prog="python -m tests")
+    parser.add_argument("--reports", type=Path)
+    options, arguments = parser.parse_known_args()
+    began = time.monotonic()
+    with tempfile.TemporaryFile() as output:
+        running = {
+            name: _start(name, options.reports, arguments, output if name == "drills" else None) for name in LANES
+        }
+        try:
+            codes = {name: process.wait() for name, process in running.items()}
+        except KeyboardInterrupt:
+            # They got the same signal, and take their labs away.
+            codes = {name: process.wait() or 130 for name, process in running.items()}
+        output.seek(0)
+        sys.stdout.write(output.read().decode(errors="replace"))
+    print(f"{', '.join(f'{name}: {code}' for name, code in codes.items())}; {time.monotonic() - began:.0f} s")
+    return max(codes.values())
+
+
+def _start(name: str, reports: Path | None, arguments: list[str], output: IO[bytes] | None) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "pytest", "-q", *arguments, *map(str, LANES[name])]
+    if reports is not None:
+        command.append(f"--junitxml={reports / name}.xml")
+    return subprocess.Popen(command, cwd=TESTS.parent, stdout=output, stderr=output)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
