@@ -173,7 +173,7 @@ def test_a_cell_sums_its_paths_up() -> None:
         rtt_us=50,
         age_s=0.0,
         paths=6,
-        failing=(broken.id,),
+        failing=("host tcp IPv4",),
         node_ready=False,
     )
     assert {key: c.state for key, c in cells.items() if c.state is not CellState.OK} == {
