@@ -27,7 +27,7 @@ from agent.relay import Relay, among
 from agent.uplink import Settings, Uplink
 from model.ports import CONTROLLER_PORT, HOST_ECHO_PORT, RELAY_PORT
 from model.probes import Observation, Plan, RelayPeer
-from model.protocol import FromController, Hello, Order, PlanUpdate, Status
+from model.protocol import Answer, FromController, Hello, Order, PlanUpdate, Status
 
 VERSION: Final = "0.1.0"
 _RETRY_S: Final = 5.0
@@ -203,6 +203,9 @@ class Agent:
             self._engine.apply(message.plan)
             log("info", "plan in force", digest=message.plan.digest, tasks=len(message.plan.tasks))
             self._slim_later()
+        elif isinstance(message, Order) and message.sweep:
+            self._engine.sweep()
+            self._uplink.answer(Answer(order=message.order))
         elif isinstance(message, Order):
             self._orders.start(message)
 

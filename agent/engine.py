@@ -76,6 +76,7 @@ class Engine:
             self._abandon(place, "the plan no longer names it")
         self._places = places
         former, self._runners = self._runners, {}
+        fresh: list[Runner] = []
         for task in plan.tasks:
             if not 0 <= task.vantage < len(plan.vantages):
                 log("error", "task names a vantage that the plan lacks", task=task.id)
@@ -89,11 +90,19 @@ class Engine:
                     runner.dead = True
                 runner = Runner(task, place, self._schedule.first_due(task, now), _fault(task))
                 self._schedule.add(runner)
+                fresh.append(runner)
             self._runners[task.id] = runner
         for runner in former.values():
             runner.dead = True
+        self._schedule.soon(fresh, now)
         self._next_check = now
         self._check_places(now)
+        self._arm(now)
+
+    def sweep(self) -> None:
+        """Make every probe of the plan once, as soon as the rate limit allows."""
+        now = time.monotonic()
+        self._schedule.soon(list(self._runners.values()), now)
         self._arm(now)
 
     def take_worst_late_ms(self) -> int:

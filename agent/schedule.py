@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from agent.place import Place
@@ -21,6 +21,8 @@ _BURST_PAUSE_S: Final = 1.0
 _MIN_EXTRA: Final = 12.0
 RETRY_S: Final = 2.0
 CONFIRM_S: Final = 0.3
+SOON_S: Final = 2.0
+_SOON_BEGINS_S: Final = 0.2
 _BURST_METHODS: Final = frozenset((Method.UDP, Method.TCP, Method.ICMP))
 _HASH_RANGE: Final = 1 << 48
 
@@ -112,12 +114,25 @@ class Schedule:
 
     def first_due(self, task: Task, now: float) -> float:
         """Spread over the interval by a hash of node and task."""
-        share = int(stable_id(self._node, task.id), 16) / _HASH_RANGE
-        return now + share * self.interval_s(task)
+        return now + self._share(task) * self.interval_s(task)
 
     def add(self, runner: Runner) -> None:
         """Enter a runner at its due time."""
         self._push(self.tick_of(runner.due), runner, False)
+
+    def soon(self, runners: Sequence[Runner], now: float) -> None:
+        """Have each of these probed once within SOON_S, or as soon as the rate limit allows: what is new, or all.
+
+        Spread by the same hash as their regular turns, which stay as they are.
+        """
+        spread_s = max(SOON_S, len(runners) / self._rate_limit)
+        for runner in runners:
+            at = now + _SOON_BEGINS_S + self._share(runner.task) * spread_s
+            if at < runner.due - TICK_S:
+                self._push(self.tick_of(at), runner, True)
+
+    def _share(self, task: Task) -> float:
+        return int(stable_id(self._node, task.id), 16) / _HASH_RANGE
 
     def _push(self, tick: int, runner: Runner, extra: bool) -> None:
         self._serial += 1
