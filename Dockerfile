@@ -1,28 +1,41 @@
 # One image for agent, endpoint and controller; which one runs is its first argument.
-# The base may be chosen: --build-arg BASE=… (any Debian 12 with Python 3.11 or newer).
-ARG BASE=python:3.11-slim-bookworm
+# The base may be chosen: --build-arg BASE=… (any Debian 12 or newer with apt). Only what is listed below is taken from
+# it: the result holds no shell, no package manager and no compiler. scripts/image builds it without a registry.
+ARG BASE=debian:bookworm-slim
 
-FROM ${BASE} AS build
+FROM ${BASE} AS system
+# What the agent's child processes call to read netfilter: iptables (both back ends), nft, ipset.
+# hadolint ignore=DL3008
+RUN apt-get update \
+ && apt-get install -y --no-install-recommends ca-certificates python3-minimal libpython3-stdlib \
+      iptables nftables ipset \
+ && rm -rf /var/lib/apt/lists/*
+
+FROM system AS build
+# hadolint ignore=DL3008
+RUN apt-get update \
+ && apt-get install -y --no-install-recommends python3-venv python3-pip python3-setuptools python3-wheel \
+ && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
-COPY requirements.lock pyproject.toml README.md ./
-RUN python3 -m venv /opt/kubereach \
- && /opt/kubereach/bin/pip install --no-cache-dir --disable-pip-version-check --require-hashes -r requirements.lock
+COPY requirements.lock ./
+RUN python3 -m venv --system-site-packages --without-pip /opt/kubereach \
+ && python3 -m pip --python /opt/kubereach/bin/python install --no-cache-dir --no-compile \
+      --disable-pip-version-check --ignore-installed --require-hashes -r requirements.lock
+COPY pyproject.toml README.md ./
 COPY model model
 COPY agent agent
 COPY controller controller
 COPY cli cli
 COPY lab lab
-RUN /opt/kubereach/bin/pip install --no-cache-dir --disable-pip-version-check --no-deps --no-build-isolation . \
- && /opt/kubereach/bin/python -m compileall -q /opt/kubereach/lib
+COPY scripts/rootfs scripts/rootfs
+RUN python3 -m pip --python /opt/kubereach/bin/python install --no-cache-dir --no-compile \
+      --disable-pip-version-check --no-deps --no-build-isolation . \
+ && scripts/rootfs /rootfs /opt/kubereach
 
-FROM ${BASE}
-# What the agent's child processes call: readers of netfilter, sets and connection tracking.
-# hadolint ignore=DL3008
-RUN apt-get update \
- && apt-get install -y --no-install-recommends iproute2 iptables nftables ipset conntrack \
- && rm -rf /var/lib/apt/lists/*
-COPY --from=build /opt/kubereach /opt/kubereach
-ENV PATH=/opt/kubereach/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 XDG_CACHE_HOME=/tmp
+FROM scratch
+COPY --from=build /rootfs /
+ENV PATH=/opt/kubereach/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
+    LANG=C.UTF-8 PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 XDG_CACHE_HOME=/tmp
 # The DaemonSet runs the agent as root with few capabilities; endpoint and controller run as this user.
 USER 65532:65532
 ENTRYPOINT ["kubereach"]
