@@ -11,7 +11,8 @@ from controller.cluster.state import ClusterState
 from controller.cluster.watch import ClusterWatch
 from controller.matrix.matrix import MatrixBook
 from controller.memory import AgentMemory
-from controller.plan.expectation import policy_model
+from controller.plan.again import expect_again
+from controller.plan.expectation import PolicyReader
 from controller.plan.make import make_plans, zones_of
 from controller.plan.order import EPOCH_S, is_full_mesh, ring_of
 from controller.plan.paths import ClusterPlan, PlanSettings
@@ -21,7 +22,8 @@ from model.clock import Clock
 log = logging.getLogger(__name__)
 
 DEBOUNCE_S: Final = 0.2
-# Up to so many nodes, plan anew after so many seconds at the earliest.
+# Up to so many nodes, plan anew after so many seconds at the earliest. What policies say of the paths that there are is
+# brought up to date at once all the same.
 SPACING_S: Final = ((64, 2.0), (500, 10.0))
 IN_THREAD: Final = 64
 
@@ -48,6 +50,9 @@ class Planner:
         self._agents_changed = asyncio.Event()
         self._ring: tuple[str, ...] = ()
         self._ring_epoch = -1
+        self._reader = PolicyReader()
+        self._planned_s = -EPOCH_S
+        self._seen = ClusterState()
         self.policy: PolicyModel | None = None
         self.took_s = 0.0
         self.plans = 0
@@ -62,21 +67,26 @@ class Planner:
         while True:
             cluster = self._watch.snapshot()
             began = self._clock.monotonic()
-            if cluster.synced:
-                await self._plan(cluster)
-                self.took_s = self._clock.monotonic() - began
-            await self._something(cluster)
             spacing = next((s for nodes, s in SPACING_S if len(cluster.nodes) <= nodes), EPOCH_S)
-            passed = self._clock.monotonic() - began
-            await asyncio.sleep(max(DEBOUNCE_S, spacing - passed) if cluster.synced else DEBOUNCE_S)
-            self._agents_changed.clear()
+            due_s = self._planned_s + spacing - began
+            if cluster.synced and due_s <= 0:
+                self._agents_changed.clear()
+                await self._plan(cluster)
+                self._planned_s, due_s = began, 0.0
+                self.took_s = self._clock.monotonic() - began
+            elif cluster.synced:
+                await self._expect(cluster)
+            await self._something(cluster, due_s if due_s > 0 else None)
+            await asyncio.sleep(DEBOUNCE_S)
 
-    async def _something(self, cluster: ClusterState) -> None:
-        """Waits for a reason to plan anew."""
-        sampled = not is_full_mesh(len(cluster.nodes), self._settings.node_rate)
+    async def _something(self, cluster: ClusterState, due_s: float | None) -> None:
+        """Waits for a change of the cluster or of agents, for the next epoch, or for a plan that is due."""
+        turns = self._matrix.plan.rotates or not is_full_mesh(len(cluster.nodes), self._settings.node_rate)
+        if due_s is None:
+            due_s = EPOCH_S if turns else None
         waits = [asyncio.ensure_future(self._watch.changed()), asyncio.ensure_future(self._agents_changed.wait())]
         try:
-            await asyncio.wait(waits, timeout=EPOCH_S if sampled else None, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(waits, timeout=due_s, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for wait in waits:
                 wait.cancel()
@@ -96,8 +106,28 @@ class Planner:
         self.plans += 1
         log.debug("plan of revision %d: %d paths, sent to %d agents", plan.revision, len(plan.paths), sent)
 
+    async def _expect(self, cluster: ClusterState) -> None:
+        """What policies say now of the paths that are planned; does nothing if they say the same."""
+        if len(cluster.nodes) > IN_THREAD and not self._policies_changed(cluster):
+            return
+        self._seen = cluster
+        plan, model = self._matrix.plan, self._reader.model(cluster)
+        if model is self.policy:
+            return
+        self.policy = model
+        if len(cluster.nodes) > IN_THREAD:
+            found = await asyncio.to_thread(expect_again, plan, model, cluster)
+        else:
+            found = expect_again(plan, model, cluster)
+        self._matrix.set_plan(found)
+
+    def _policies_changed(self, cluster: ClusterState) -> bool:
+        """Pods come and go all the time in a big cluster; those wait for the next plan."""
+        return cluster.policies != self._seen.policies or cluster.namespaces != self._seen.namespaces
+
     def _make(self, cluster: ClusterState, serving: frozenset[str], epoch: int) -> ClusterPlan:
-        self.policy = policy_model(cluster)
+        self._seen = cluster
+        self.policy = self._reader.model(cluster)
         if is_full_mesh(len(cluster.nodes), self._settings.node_rate):
             self._ring = ()
         elif self._ring_epoch != epoch or not self._ring:

@@ -55,7 +55,7 @@ class Network(Word):
 
 
 class MatrixKind(Word):
-    """Which matrix a path belongs to; `node` is host and pod network together."""
+    """Which matrix a path belongs to; `node` is host and pod network together, `policy` what policies forbid."""
 
     NODE = "node"
     HOST = "host"
@@ -63,6 +63,7 @@ class MatrixKind(Word):
     SERVICE = "service"
     DNS = "dns"
     EGRESS = "egress"
+    POLICY = "policy"
 
 
 class CellState(Word):

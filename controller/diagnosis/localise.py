@@ -21,7 +21,14 @@ HEALTHY_S = 1.2
 WHOLE = 0.85
 MEASURED = frozenset({CellState.OK, CellState.FAILING, CellState.DEGRADED})
 SILENT = frozenset({CellState.STALE, CellState.UNKNOWN, CellState.STARVED})
-LAYER = {MatrixKind.HOST: 0, MatrixKind.POD: 1, MatrixKind.DNS: 2, MatrixKind.SERVICE: 3, MatrixKind.EGRESS: 4}
+LAYER = {
+    MatrixKind.HOST: 0,
+    MatrixKind.POD: 1,
+    MatrixKind.DNS: 2,
+    MatrixKind.SERVICE: 3,
+    MatrixKind.EGRESS: 4,
+    MatrixKind.POLICY: 5,
+}
 METHOD = {Method.UDP: 0, Method.TCP: 1, Method.DNS: 2, Method.ICMP: 3, Method.HTTP: 4}
 
 

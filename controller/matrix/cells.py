@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from controller.matrix.paths import PathStatus
 from controller.matrix.track import Track
 from controller.plan.paths import Path
+from model.diagnosis import Expectation
 from model.words import CellState, Outcome, Verdict
 
 # From the worst to the least telling. A path that was never measured does not hide one that was.
@@ -44,9 +45,11 @@ VERDICTS: dict[tuple[CellState, bool | None], Verdict] = {
 }
 
 
-def verdict_of(state: CellState, allowed: bool | None) -> Verdict:
-    """Expectation held against state."""
-    return VERDICTS.get((state, allowed), Verdict.UNKNOWN)
+def verdict_of(state: CellState, expected: Expectation) -> Verdict:
+    """Expectation held against state. What policies leave open (they have a word in it, but no last one) is unknown."""
+    if expected.allowed is None and expected.because:
+        return Verdict.UNKNOWN
+    return VERDICTS.get((state, expected.allowed), Verdict.UNKNOWN)
 
 
 class CellSum:
@@ -70,7 +73,7 @@ class CellSum:
         self.paths += 1
         if STATE_RANK[state] < STATE_RANK[self.state]:
             self.state = state
-        verdict = VERDICTS.get((state, path.expected.allowed), Verdict.UNKNOWN)
+        verdict = verdict_of(state, path.expected)
         if VERDICT_RANK[verdict] < VERDICT_RANK[self.verdict]:
             self.verdict = verdict
         if track.losses:
@@ -81,7 +84,7 @@ class CellSum:
         if track.last_at is not None and (self.last_at is None or track.last_at > self.last_at):
             self.last_at = track.last_at
         if state is CellState.FAILING:
-            self.failing = (*self.failing, path.id)
+            self.failing = (*self.failing, f"{path.network.value} {path.method.value} IPv{path.family}")
 
     def merge(self, other: CellSum) -> None:
         """Folds another cell in."""
@@ -108,6 +111,7 @@ def status_of(path: Path, track: Track) -> PathStatus:
         path=path,
         state=track.state,
         since=track.since,
+        expected_since=track.expected_since,
         loss=track.loss,
         rtt_us=track.rtt_us,
         last_at=track.last_at,

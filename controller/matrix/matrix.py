@@ -74,6 +74,9 @@ class MatrixBook:
                 continue
             else:
                 track = known[1]
+                if known[0].expected.allowed is not path.expected.allowed:
+                    track.expected_since = now
+                    changes.append(PathChanged(path=path, old=track.state, new=track.state, at=now))
                 track.interval_s, track.timeout_ms = path.interval_s, path.task.timeout_ms
             self._entries[path_id] = (path, track)
             self._cells.setdefault(_key(path), {})[path_id] = (path, track)

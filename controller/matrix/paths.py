@@ -11,12 +11,14 @@ from model.words import CellState, Outcome
 class PathStatus(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """A path at one moment. Times are the controller's wall clock in seconds; `loss` 0…1 and `rtt_us` (median) over
     the window; `consecutive` equal results in a row; `late_ms` the agent's own lateness at the last observation.
-    `ever_ok`: it has worked since the controller began to watch it. `first_failure_at`: of the present run of failures.
+    `expected_since`: since when the same was expected of it. `ever_ok`: it has worked since the controller began to
+    watch it. `first_failure_at`: of the present run of failures.
     """
 
     path: Path
     state: CellState
     since: float
+    expected_since: float = 0.0
     loss: float = 0.0
     rtt_us: int = 0
     last_at: float | None = None

@@ -28,13 +28,15 @@ class Track:
     """The results of one path. Times are the controller's wall clock in seconds.
 
     `losses` has a bit for each failure among the last `count` results that count. `failing` remembers a fault until it
-    has passed, whatever hides it meanwhile. `run` counts equal results in a row: positive successes, negative failures.
+    has passed, whatever hides it meanwhile. `expected_since`: since when what is expected of it has been the same.
+    `run` counts equal results in a row: positive successes, negative failures.
     """
 
     __slots__ = (
         "count",
         "detail",
         "ever_ok",
+        "expected_since",
         "failing",
         "first_failure_at",
         "interval_s",
@@ -58,6 +60,7 @@ class Track:
         self.timeout_ms = timeout_ms
         self.state = CellState.UNKNOWN
         self.since = now
+        self.expected_since = now
         self.outcome: Outcome | None = None
         self.last_at: float | None = None
         self.last_ok_at: float | None = None

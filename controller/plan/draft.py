@@ -71,8 +71,9 @@ class Draft:
         over_tcp: bool = False,
         timeout_ms: int = 0,
         family: int = 0,
+        vital: bool = False,
     ) -> None:
-        """Adds a path; `family` where the address does not tell it."""
+        """Adds a path; `family` where the address does not tell it, `vital` as in `Path`."""
         if vantage not in self.vantages:
             self.vantages.append(vantage)
         task = Task(
@@ -113,6 +114,7 @@ class Draft:
                 target_name=target.name,
                 target_uid=target.uid,
                 expected=expected,
+                vital=vital,
                 task=task,
             )
         )

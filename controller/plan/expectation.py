@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
-from controller.cluster.state import FINISHED, Backend, ClusterState, Pod
+from controller.cluster.state import FINISHED, Backend, ClusterState, Node, Pod
 from controller.policy import objects
 from controller.policy.model import PolicyModel
 from controller.policy.parse_policy import parse_policy
@@ -16,31 +18,87 @@ OPEN = Expectation(allowed=None)
 
 
 def policy_model(cluster: ClusterState) -> PolicyModel:
-    """The evaluator for this state. A policy that it cannot read is left out: no API server would hold it."""
-    policies = []
-    for key in sorted(cluster.policies):
-        try:
-            policies.append(parse_policy(cluster.policies[key]))
-        except objects.ObjectError:
-            continue
-    return PolicyModel.build(
-        [
-            objects.Namespace(n.name, _labels({objects.NAME_LABEL: n.name, **n.labels}))
-            for n in cluster.namespaces.values()
-        ],
-        [_pod(pod, cluster) for pod in cluster.pods_by_key.values()],
-        policies,
-        nodes=[objects.Node(n.name, _labels(n.labels), n.addresses) for n in cluster.nodes.values()],
-        service_addresses=[ip for service in cluster.services.values() for ip in service.cluster_ips],
-    )
+    """The evaluator for this state, made from nothing."""
+    return PolicyReader().model(cluster)
+
+
+@dataclass(frozen=True, slots=True)
+class _Inputs:
+    namespaces: tuple[objects.Namespace, ...]
+    pods: tuple[objects.Pod, ...]
+    nodes: tuple[objects.Node, ...]
+    service_addresses: frozenset[str]
+
+
+class PolicyReader:
+    """Keeps the evaluator in step with the cluster: what is as it was is neither read nor compiled again.
+
+    A policy that cannot be read is left out: no API server would hold it.
+    """
+
+    def __init__(self) -> None:
+        """Nothing was read."""
+        self._policies: dict[str, tuple[dict[str, Any], objects.Policy | None]] = {}
+        self._pods: dict[str, tuple[Pod, Node | None, objects.Pod]] = {}
+        self._inputs: _Inputs | None = None
+        self._model: PolicyModel | None = None
+
+    def model(self, cluster: ClusterState) -> PolicyModel:
+        """The evaluator for this state; the very same one if nothing changed that policies look at."""
+        policies = self._read_policies(cluster)
+        inputs = _Inputs(
+            tuple(
+                objects.Namespace(n.name, _labels({objects.NAME_LABEL: n.name, **n.labels}))
+                for n in cluster.namespaces.values()
+            ),
+            self._read_pods(cluster),
+            tuple(objects.Node(n.name, _labels(n.labels), n.addresses) for n in cluster.nodes.values()),
+            frozenset(ip for service in cluster.services.values() for ip in service.cluster_ips),
+        )
+        model = self._model
+        if model is None or inputs != self._inputs:
+            model = PolicyModel.build(
+                inputs.namespaces,
+                inputs.pods,
+                policies,
+                nodes=inputs.nodes,
+                service_addresses=inputs.service_addresses,
+            )
+        elif policies != model.policies:
+            model = model.replace(policies=policies)
+        self._inputs, self._model = inputs, model
+        return model
+
+    def _read_policies(self, cluster: ClusterState) -> tuple[objects.Policy, ...]:
+        read: dict[str, tuple[dict[str, Any], objects.Policy | None]] = {}
+        for key in sorted(cluster.policies):
+            raw, known = cluster.policies[key], self._policies.get(key)
+            read[key] = known if known is not None and known[0] is raw else (raw, _policy(raw))
+        self._policies = read
+        return tuple(policy for _, policy in read.values() if policy is not None)
+
+    def _read_pods(self, cluster: ClusterState) -> tuple[objects.Pod, ...]:
+        read: dict[str, tuple[Pod, Node | None, objects.Pod]] = {}
+        for pod in cluster.pods_by_key.values():
+            node, known = cluster.nodes.get(pod.node), self._pods.get(pod.uid)
+            same = known is not None and known[0] is pod and known[1] is node
+            read[pod.uid] = known if same and known is not None else (pod, node, _pod(pod, node))
+        self._pods = read
+        return tuple(made for _, _, made in read.values())
+
+
+def _policy(raw: dict[str, Any]) -> objects.Policy | None:
+    try:
+        return parse_policy(raw)
+    except objects.ObjectError:
+        return None
 
 
 def _labels(labels: Mapping[str, str]) -> objects.Labels:
     return tuple(sorted(labels.items()))
 
 
-def _pod(pod: Pod, cluster: ClusterState) -> objects.Pod:
-    node = cluster.nodes.get(pod.node)
+def _pod(pod: Pod, node: Node | None) -> objects.Pod:
     return objects.Pod(
         namespace=pod.namespace,
         name=pod.name,

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 
 import msgspec
 
 from controller.cluster.state import ClusterState, Node
 from controller.plan.draft import Context, Draft
+from controller.plan.forbidden import add_forbidden
 from controller.plan.mesh import add_mesh, add_sample
 from controller.plan.names import add_dns, add_egress
 from controller.plan.order import fixed_offsets, is_full_mesh, relays_of, ring_of, step_offsets, targets
@@ -16,6 +18,9 @@ from controller.plan.paths import ClusterPlan, Path, PlanSettings, Unsampled
 from controller.plan.services import add_backends, add_services, fronts
 from controller.policy.model import PolicyModel
 from model.probes import RELAY_PORT, Plan, RelayPeer
+
+# Forbidden connections that do not all fit have their turn for so many epochs.
+TURN_EPOCHS = 2
 
 _encoder = msgspec.json.Encoder()
 
@@ -36,6 +41,7 @@ def make_plans(
     matter above the full mesh alone: which offsets have their turn, and the frozen order of the nodes.
     """
     nodes = tuple(n for _, n in sorted(cluster.nodes.items()) if not n.deleting)
+    turn = epoch // TURN_EPOCHS
     endpoints = {node: pod for node, pod in cluster.endpoint_pods.items() if pod.was_ready}
     context = Context(cluster, policy, settings, nodes, agents, endpoints)
     drafts = {node.name: Draft(node.name) for node in nodes}
@@ -52,7 +58,8 @@ def make_plans(
         add_backends(draft, context, node, found)
         add_dns(draft, context, node)
         add_egress(draft, context, node)
-    return _collect(cluster, context, drafts, epoch)
+    rotates = add_forbidden(drafts, context, turn)
+    return replace(_collect(cluster, context, drafts, epoch), rotates=rotates)
 
 
 def zones_of(nodes: tuple[Node, ...] | list[Node]) -> dict[str, str]:

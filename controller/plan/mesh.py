@@ -19,13 +19,16 @@ LONGEST_S = 30.0
 
 
 class Edge(NamedTuple):
-    """From one namespace to another node's, or to the own endpoint's. `open_` where the far end serves no port."""
+    """From one namespace to another node's, or to the own endpoint's. `port` is 0 where the far end serves none;
+    `icmp` whether an echo request may be sent. What is expected is told apart by protocol, as policies do.
+    """
 
     vantage: Vantage
     target: Target
     address: str
     port: int
-    expected: Expectation
+    udp: Expectation
+    tcp: Expectation
     icmp: bool
 
 
@@ -37,7 +40,7 @@ def add_mesh(draft: Draft, context: Context, node: Node, others: tuple[Node, ...
         _udp(draft, edge, max(UDP_S, len(served) / context.settings.node_rate))
     taken, interval_s = spread(len(served), TCP_RATE, TCP_S, LONGEST_S)
     for edge in served[:taken]:
-        draft.add(edge.vantage, edge.target, edge.expected, Method.TCP, edge.address, edge.port, interval_s)
+        draft.add(edge.vantage, edge.target, edge.tcp, Method.TCP, edge.address, edge.port, interval_s)
     pings = [e for e in edges if e.icmp]
     taken, interval_s = spread(len(pings), ICMP_RATE, ICMP_S, LONGEST_S)
     for edge in pings[:taken]:
@@ -59,7 +62,7 @@ def add_sample(
 
 
 def _udp(draft: Draft, edge: Edge, interval_s: float) -> None:
-    draft.add(edge.vantage, edge.target, edge.expected, Method.UDP, edge.address, edge.port, interval_s)
+    draft.add(edge.vantage, edge.target, edge.udp, Method.UDP, edge.address, edge.port, interval_s)
 
 
 def host_edges(context: Context, node: Node, others: tuple[Node, ...]) -> Iterator[Edge]:
@@ -80,7 +83,7 @@ def host_edges(context: Context, node: Node, others: tuple[Node, ...]) -> Iterat
         )
         for family, address in by_family(other.addresses).items():
             if family in mine:
-                yield Edge(HOST, target, address, HOST_ECHO_PORT if answers else 0, OPEN, icmp=True)
+                yield Edge(HOST, target, address, HOST_ECHO_PORT if answers else 0, OPEN, OPEN, icmp=True)
 
 
 def pod_edges(context: Context, node: Node, others: tuple[Node, ...]) -> Iterator[Edge]:
@@ -96,9 +99,8 @@ def pod_edges(context: Context, node: Node, others: tuple[Node, ...]) -> Iterato
         target = _endpoint_target(pod)
         for family, address in by_family(pod.addresses).items():
             if family in mine:
-                expected = _both_protocols(context, source, pod, family)
-                icmp = expect(context.policy, pod_ref(source), pod_ref(pod), "ICMP", 0, family)
-                yield Edge(vantage_of(source), target, address, ENDPOINT_PORT, expected, icmp=icmp.allowed is True)
+                udp, tcp, icmp = _by_protocol(context, source, pod, family)
+                yield Edge(vantage_of(source), target, address, ENDPOINT_PORT, udp, tcp, icmp=icmp.allowed is True)
 
 
 def own_edges(context: Context, node: Node) -> Iterator[Edge]:
@@ -106,7 +108,7 @@ def own_edges(context: Context, node: Node) -> Iterator[Edge]:
     pod = context.endpoints.get(node.name)
     if pod is not None:
         for address in by_family(pod.addresses).values():
-            yield Edge(HOST, _endpoint_target(pod), address, ENDPOINT_PORT, OWN_NODE, icmp=False)
+            yield Edge(HOST, _endpoint_target(pod), address, ENDPOINT_PORT, OWN_NODE, OWN_NODE, icmp=False)
 
 
 def _endpoint_target(pod: Pod) -> Target:
@@ -122,6 +124,10 @@ def _endpoint_target(pod: Pod) -> Target:
     )
 
 
-def _both_protocols(context: Context, source: Pod, pod: Pod, family: int) -> Expectation:
-    """Of UDP and TCP to the endpoint's port; where policy treats them differently, what it says of UDP."""
-    return expect(context.policy, pod_ref(source), pod_ref(pod), "UDP", ENDPOINT_PORT, family)
+def _by_protocol(context: Context, source: Pod, pod: Pod, family: int) -> tuple[Expectation, Expectation, Expectation]:
+    """What policy says of UDP and of TCP to the endpoint's port, and of an echo request."""
+    asked = (("UDP", ENDPOINT_PORT), ("TCP", ENDPOINT_PORT), ("ICMP", 0))
+    udp, tcp, icmp = (
+        expect(context.policy, pod_ref(source), pod_ref(pod), protocol, port, family) for protocol, port in asked
+    )
+    return udp, tcp, icmp

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from controller.cluster.state import Backend, Node, Pod, Service, ServicePort, family_of
+from controller.plan.cut_off import cut_off_pods
 from controller.plan.draft import HOST, Context, Draft, Target, spread, vantage_of
 from controller.plan.expectation import OPEN, expect, expect_backends, pod_ref
 from controller.plan.paths import EgressTarget
@@ -36,8 +37,27 @@ def add_dns(draft: Draft, context: Context, node: Node) -> None:
                     interval_s = TCP_S if over_tcp else UDP_S
                     _ask(draft, pod, target, expected, address, port.port, interval_s, question, over_tcp=over_tcp)
                     if not over_tcp:
+                        _add_cut_off(draft, context, node, service, port, ready, address)
                         _add_outside(draft, context, pod, service, ready, expected, address)
     _add_replicas(draft, context, node, service, pod, question)
+
+
+def _add_cut_off(
+    draft: Draft,
+    context: Context,
+    node: Node,
+    service: Service,
+    port: ServicePort,
+    ready: list[Backend],
+    address: str,
+) -> None:
+    """Pods that egress policies cut off from DNS by mistake ask too: see `cut_off`."""
+    for pod in cut_off_pods(context, node):
+        if family_of(address) in {family_of(a) for a in pod.addresses}:
+            expected = expect_backends(context.policy, pod_ref(pod), ready, family_of(address))
+            target = _service_target(service, service.key, ready)
+            question = f"kubernetes.default.svc.{context.settings.cluster_domain}."
+            _ask(draft, pod, target, expected, address, port.port, UDP_S, question)
 
 
 def _add_replicas(draft: Draft, context: Context, node: Node, service: Service, pod: Pod, question: str) -> None:
@@ -116,6 +136,7 @@ def _ask(
         record="A",
         over_tcp=over_tcp,
         timeout_ms=timeout_ms,
+        vital=True,
     )
 
 

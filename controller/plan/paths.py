@@ -22,7 +22,8 @@ class Path(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     `id` is `task.id`. `destination` is the matrix column: a node name; "namespace/service:port/protocol"; for DNS the
     replica "namespace/pod", the Service "namespace/service", or an outside name; the egress target's URL.
     `destination_nodes` are those of the target: of a Service all nodes of its ready backends. `target_kind` is Node,
-    Pod, Service, Backend, DNSReplica, DNSService or Egress.
+    Pod, Service, Backend, DNSReplica, DNSService or Egress. `vital`: what asks cannot do without it, so that a denial
+    by policy is a mistake in the policy rather than its purpose.
     """
 
     kind: MatrixKind
@@ -36,6 +37,7 @@ class Path(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     target_name: str = ""
     target_uid: str = ""
     expected: Expectation
+    vital: bool = False
     task: Task
 
     @property
@@ -109,6 +111,7 @@ class ClusterPlan:
     """Everything that is probed: paths by id, each agent's plan by node name, and the cells left out.
 
     `nodes` are the rows, in order of name. `epoch` counts the steps of the sampled plan of a big cluster (0 else).
+    `rotates`: not everything has its place in this plan, so that another is due at the next epoch.
     """
 
     revision: int = 0
@@ -117,6 +120,7 @@ class ClusterPlan:
     paths: Mapping[str, Path] = field(default_factory=dict)
     plans: Mapping[str, Plan] = field(default_factory=dict)
     unsampled: tuple[Unsampled, ...] = ()
+    rotates: bool = False
 
     @cached_property
     def columns(self) -> Mapping[MatrixKind, tuple[str, ...]]:

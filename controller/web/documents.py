@@ -172,7 +172,7 @@ def path_document(status: PathStatus, now: float) -> PathDocument:
         over_tcp=path.task.over_tcp,
         interval_s=path.interval_s,
         state=status.state,
-        verdict=verdict_of(status.state, path.expected.allowed),
+        verdict=verdict_of(status.state, path.expected),
         expectation=path.expected,
         loss=round(status.loss, 3),
         rtt_us=status.rtt_us,

@@ -13,7 +13,7 @@ from controller.matrix.track import WINDOW, Track, without_outage
 from controller.plan.expectation import policy_model
 from controller.plan.make import make_plans
 from controller.plan.paths import ClusterPlan, PlanSettings
-from model.diagnosis import Cell
+from model.diagnosis import Cell, Expectation
 from model.probes import Observation
 from model.words import CellState, MatrixKind, Method, Outcome, Verdict
 from tests.controller.clusters import cluster
@@ -123,9 +123,12 @@ def test_every_state_has_a_verdict() -> None:
     silent = {CellState.UNKNOWN, CellState.STALE, CellState.STARVED, CellState.UNSAMPLED}
     for state in CellState:
         for allowed in (True, False, None):
-            assert (verdict_of(state, allowed) is Verdict.UNKNOWN) is (state in silent)
-    assert verdict_of(CellState.FAILING, False) is Verdict.BLOCKED_AS_INTENDED
-    assert verdict_of(CellState.OK, False) is Verdict.UNEXPECTED_PASS
+            verdict = verdict_of(state, Expectation(allowed=allowed))
+            assert (verdict is Verdict.UNKNOWN) is (state in silent)
+        left_open = Expectation(allowed=None, because=("NetworkPolicy shop/web",))
+        assert verdict_of(state, left_open) is Verdict.UNKNOWN
+    assert verdict_of(CellState.FAILING, Expectation(allowed=False)) is Verdict.BLOCKED_AS_INTENDED
+    assert verdict_of(CellState.OK, Expectation(allowed=False)) is Verdict.UNEXPECTED_PASS
 
 
 def planned(count: int = 2) -> tuple[MatrixBook, StoppedClock, ClusterPlan]:
