@@ -24,7 +24,7 @@ from agent.probers.errors import of_errno
 from agent.probers.flight import Flight, Lane
 from agent.probers.registry import PROBES
 from agent.probers.tcp import family_of
-from agent.schedule import Runner, Schedule
+from agent.schedule import TICK_S, Runner, Schedule
 from model.probes import EMPTY_PLAN, Attempt, Observation, Plan, Task, Vantage
 from model.words import Method, Outcome
 
@@ -183,9 +183,10 @@ class Engine:
             self._worst_late_s = max(self._worst_late_s, now - self._schedule.time_of(due_tick))
         self._drain()
         self._judge_overdue(now)
-        if now >= self._next_check:
+        if now >= self._next_check - TICK_S:
+            # A tick shortly before does as well, and saves the wake-up.
             self._check_places(now)
-        tick = math.floor((now - self._schedule.time_of(0)) / 0.1 + 1e-6)
+        tick = math.floor((now - self._schedule.time_of(0)) / TICK_S + 1e-6)
         for count, (runner, at_tick, extra) in enumerate(self._schedule.pop_due(tick, now)):
             if count % _DRAIN_EVERY == _DRAIN_EVERY - 1:
                 self._drain()
@@ -195,10 +196,10 @@ class Engine:
     def _drain(self) -> None:
         """Read everything that has come."""
         while events := self._epoll.poll(0, 64):
-            for fd, _ in events:
+            for fd, event in events:
                 lane = self._lanes.get(fd)
                 if lane is not None:
-                    lane.ready(fd)
+                    lane.ready(fd, errors=bool(event & select.EPOLLERR))
         if self._driver.running:
             self._driver.step(0.0)
             self._watch_driver(self._driver.running > 0)

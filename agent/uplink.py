@@ -33,6 +33,8 @@ from model.protocol import (
 )
 
 FLUSH_S: Final = 0.25
+# A tick that comes meanwhile flushes in passing, and saves the wake-up.
+_FLUSH_GRACE_S: Final = 0.15
 CHECK_S: Final = 0.5
 PING_AFTER_S: Final = 0.9
 DEAD_AFTER_S: Final = 2.4
@@ -94,8 +96,9 @@ class Uplink:
         self._stream: Stream | None = None
         self._welcomed = False
         self._replies: deque[Answer] = deque(maxlen=_MAX_REPLIES)
-        self._flush_timer: asyncio.TimerHandle | None = None
+        self._flush_timer: asyncio.Handle | None = None
         self._flush_soon = False
+        self._flushed = 0.0
         self._loop = asyncio.get_running_loop()
         self._relay_turn = 0
         self.via = ""
@@ -108,14 +111,17 @@ class Uplink:
     # --- what the application sends ---
 
     def wake(self, at_once: bool) -> None:
-        """Something stands in the outbox: send it within `FLUSH_S`, or with this turn of the loop."""
-        if not self._welcomed or (self._flush_timer is not None and (self._flush_soon or not at_once)):
+        """Something stands in the outbox: send it behind this turn of the loop, or `FLUSH_S` after what went last."""
+        if not self._welcomed or (self._flush_timer is not None and self._flush_soon):
             return
-        if self._flush_timer is not None:
-            self._flush_timer.cancel()
-        self._flush_soon = at_once
-        # 5 ms gather what one tick finds out.
-        self._flush_timer = self._loop.call_later(0.005 if at_once else FLUSH_S, self._flush)
+        rest_s = 0.0 if at_once else self._flushed + FLUSH_S - self._loop.time()
+        if rest_s <= 0:
+            if self._flush_timer is not None:
+                self._flush_timer.cancel()
+            # What one tick finds out goes together.
+            self._flush_timer, self._flush_soon = self._loop.call_soon(self._flush), True
+        elif self._flush_timer is None:
+            self._flush_timer = self._loop.call_later(rest_s + _FLUSH_GRACE_S, self._flush)
 
     def answer(self, answer: Answer) -> None:
         """Send an answer; while there is no connection the last 32 are kept."""
@@ -151,6 +157,8 @@ class Uplink:
         if self._flush_timer is not None:
             self._flush_timer.cancel()
             self._flush_timer = None
+        self._flush_soon = False
+        self._flushed = self._loop.time()
         stream = self._stream
         if stream is None or not self._welcomed:
             return
@@ -327,8 +335,9 @@ class Uplink:
                 stream.abort()
                 return
             before = self._loop.time()
-            await asyncio.sleep(CHECK_S)
-            overslept_s = self._loop.time() - before - CHECK_S
+            wait_s = max(CHECK_S, PING_AFTER_S - silent_s)
+            await asyncio.sleep(wait_s)
+            overslept_s = self._loop.time() - before - wait_s
             if overslept_s > CHECK_S:
                 # Our own stall is no silence of the controller's: what has come is read first.
                 stream.heard = max(stream.heard, stream.heard + overslept_s)

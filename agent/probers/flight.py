@@ -61,8 +61,8 @@ class Lane(Protocol):
         """Send, without waiting. Raises OSError."""
         ...
 
-    def ready(self, fd: int) -> None:
-        """Take everything that has arrived at one of its sockets."""
+    def ready(self, fd: int, *, errors: bool) -> None:
+        """Take everything that has arrived at one of its sockets; `errors`: its error queue is not empty."""
         ...
 
     def close(self) -> None:

@@ -83,21 +83,21 @@ class DatagramLane:
             sock.close()
         self._by_fd.clear()
 
-    def ready(self, fd: int) -> None:
+    def ready(self, fd: int, *, errors: bool) -> None:
         """See `Lane`."""
         sock = self._by_fd[fd]
         for _ in range(_ONE_TURN):
             try:
                 data, ancillary, _flags, peer = sock.recvmsg(2048, 64)
             except BlockingIOError:
-                # An error in the queue alone also wakes us.
-                self._take_errors(sock)
-                return
+                break
             except OSError:
                 # The error of an earlier probe, told by the next call; its particulars are in the queue.
                 self._take_errors(sock)
                 continue
             self._take(data, stamp_ns(ancillary), peer)
+        if errors:
+            self._take_errors(sock)
 
     def _send(self, sock: socket.socket, packet: bytes, target: tuple[str, int]) -> None:
         for _ in range(_SEND_TRIES):
