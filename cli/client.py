@@ -12,7 +12,7 @@ import json
 import socket
 import ssl
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import SplitResult, quote, urlencode, urlsplit
@@ -41,12 +41,16 @@ class RefusedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """Where the controller is and what opens it. `origin` says where this comes from, for error messages."""
+    """Where the controller is and what opens it. `origin` says where this comes from, for error messages.
+
+    `connect` makes a connection where `url` alone does not lead there (through the Kubernetes API).
+    """
 
     url: str
     token: str
     origin: str
     ca_file: str = ""
+    connect: Callable[[], socket.socket] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +81,10 @@ class Client:
             headers["Content-Type"] = "application/json"
         with self._translated(deadline_s), contextlib.closing(self._connection(parts)) as connection:
             until = time.monotonic() + deadline_s
-            connection.connect()
+            if self.access.connect is not None:
+                connection.sock = self.access.connect()
+            else:
+                connection.connect()
             connection.sock.settimeout(deadline_s)
             connection.request(method, target, body, headers)
             response = connection.getresponse()

@@ -1,6 +1,6 @@
-"""Where the controller is: what the user names first, then the environment, then the only lab that runs.
+"""Where the controller is: what the user names first, then the environment, the only lab that runs, the kubeconfig.
 
-It reads the labs' own account (`lab.state`) and asks nothing over the network.
+It reads the labs' own account (`lab.state`); over the network it asks the Kubernetes API of a kubeconfig alone.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from cli.client import Access, ConfigError, UnreachableError
 from lab.spec import lab_names
 from lab.state import LabState, load_state
 
-WAYS = "start one (kubereach lab up), or name the controller by --url and --token"
+WAYS = "start one (kubereach lab up), or name a cluster by --kubeconfig, or the controller by --url and --token"
+NAMESPACE = "kubereach"
 
 
 def find_access(
@@ -25,9 +26,10 @@ def find_access(
     kubeconfig: str | None,
     environ: Mapping[str, str] | None = None,
 ) -> Access:
-    """The controller that options or environment name, else that of the only running lab.
+    """The controller that options or environment name, that of the only running lab, or that of the current kubeconfig.
 
-    Raises ConfigError where none or several could be meant, UnreachableError where the lab named does not run.
+    Raises ConfigError where none or several could be meant, UnreachableError where the lab or cluster named has none,
+    RefusedError where the Kubernetes API does not let the user look.
     """
     env = os.environ if environ is None else environ
     named_url = url or ("" if lab or kubeconfig else env.get("KUBEREACH_URL", ""))
@@ -35,7 +37,7 @@ def find_access(
         origin = "--url" if url else "KUBEREACH_URL"
         return _from_url(named_url, token or env.get("KUBEREACH_TOKEN", ""), origin, env)
     if kubeconfig and not lab:
-        return _from_kubeconfig(kubeconfig, token)
+        return _from_kubeconfig(kubeconfig, token, env)
     named_lab = lab or env.get("KUBEREACH_LAB", "")
     if named_lab:
         return _from_lab(named_lab, token, "--lab" if lab else "KUBEREACH_LAB")
@@ -43,7 +45,9 @@ def find_access(
     if len(running) > 1:
         raise ConfigError(f"several labs run ({', '.join(sorted(running))}); name one by --lab NAME or KUBEREACH_LAB")
     if not running:
-        raise ConfigError(f"no lab runs on this machine and no controller is named; {WAYS}")
+        if current := _current_kubeconfig(env):
+            return _from_cluster(current, token, env)
+        raise ConfigError(f"no lab runs on this machine and no kubeconfig and no controller is named; {WAYS}")
     return _access(*next(iter(running.items())), token)
 
 
@@ -69,14 +73,34 @@ def _from_lab(name: str, token: str | None, origin: str) -> Access:
     return _access(name, state, token)
 
 
-def _from_kubeconfig(path: str, token: str | None) -> Access:
+def _from_kubeconfig(path: str, token: str | None, env: Mapping[str, str]) -> Access:
     wanted = Path(path)
     if not wanted.is_file():
         raise ConfigError(f"the kubeconfig '{path}' is not there; {WAYS}")
     for name, state in running_labs().items():
-        if state.kubeconfig and Path(state.kubeconfig).resolve() == wanted.resolve():
+        # A lab may run kubereach as pods; then its own account names no controller, and Kubernetes is asked.
+        if state.kubeconfig and state.url and Path(state.kubeconfig).resolve() == wanted.resolve():
             return _access(name, state, token)
-    raise ConfigError(f"the kubeconfig '{path}' is that of no running lab; {WAYS}")
+    return _from_cluster([wanted], token, env)
+
+
+def _current_kubeconfig(env: Mapping[str, str]) -> list[Path]:
+    """The files that kubectl would read, of those that are there."""
+    named = [Path(text) for text in env.get("KUBECONFIG", "").split(os.pathsep) if text]
+    usual = [Path(env["HOME"]) / ".kube/config"] if env.get("HOME") else []
+    return [path for path in named or usual if path.is_file()]
+
+
+def _from_cluster(paths: list[Path], token: str | None, env: Mapping[str, str]) -> Access:
+    # Loaded here: a lab, or a controller that is named, needs none of it.
+    from cli import forward, kubeconfig
+
+    namespace = env.get("KUBEREACH_NAMESPACE") or NAMESPACE
+    cluster = kubeconfig.load(paths)
+    kubernetes = forward.Kubernetes(cluster)
+    controller = forward.find_controller(kubernetes, namespace)
+    opens = token or env.get("KUBEREACH_TOKEN") or forward.person_token(kubernetes, namespace)
+    return Access("http://127.0.0.1", opens, f"pod {namespace}/{controller.pod}", connect=controller.connect)
 
 
 def _access(name: str, state: LabState, token: str | None) -> Access:

@@ -109,7 +109,7 @@ services:
 which cluster (before or after the command):
   --lab NAME         the lab of this name (or KUBEREACH_LAB); with one lab running, none need be named
   --url, --token     a controller's address and token (or KUBEREACH_URL, KUBEREACH_TOKEN)
-  --kubeconfig FILE  the lab whose cluster this kubeconfig names
+  --kubeconfig FILE  the cluster of this kubeconfig; if no lab runs, that of the current one is asked
   --no-color         no colour, also on a terminal
 
 begin with:

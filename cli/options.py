@@ -60,7 +60,7 @@ def add_access(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--lab", metavar="NAME", help="the lab of this name (or KUBEREACH_LAB); none if one lab runs")
     group.add_argument("--url", help="address of the controller (or KUBEREACH_URL)")
     group.add_argument("--token", help="token for --url (or KUBEREACH_TOKEN, which no process list shows)")
-    group.add_argument("--kubeconfig", metavar="FILE", help="find the lab whose cluster this kubeconfig names")
+    group.add_argument("--kubeconfig", metavar="FILE", help="its cluster's controller (no lab runs: the current one)")
     parser.add_argument("--no-color", action="store_true", help="no colour, also on a terminal")
 
 

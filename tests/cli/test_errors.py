@@ -185,8 +185,8 @@ def test_a_lab_that_cannot_answer_is_told_from_one_that_is_not_there(labs: Path)
         find(lab="dead")
     with pytest.raises(UnreachableError, match="'young' has no controller yet"):
         find(lab="young")
-    with pytest.raises(ConfigError, match="is that of no running lab"):
-        find(kubeconfig=__file__)
+    with pytest.raises(ConfigError, match="is not there"):
+        find(kubeconfig=f"{__file__}.none")
 
 
 def test_services_start_without_what_only_people_need() -> None:
