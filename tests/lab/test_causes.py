@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,18 +14,16 @@ from pathlib import Path
 import pytest
 
 from lab import switchboard
-from lab.fault import all_faults
+from lab.fault import FaultError, all_faults
 from lab.spec import LabSpec
 from tests.lab.watched import CLEARED_S, NAMED_S, Watched, matches
 
 LABS = (("flannel-vxlan", "iptables"), ("flannel-host-gw", "nftables"), ("calico", "iptables"))
 
 
-@pytest.fixture(scope="module", params=LABS, ids=["+".join(one) for one in LABS])
+@pytest.fixture(scope="module")
 def watched(request: pytest.FixtureRequest) -> Iterator[Watched]:
-    """A watched lab of each network plugin, healthy at the start."""
-    import os
-
+    """A watched lab of the network plugin that is asked for, healthy at the start."""
     cni, proxy = request.param
     up = Watched(LabSpec(f"c{os.getpid()}", cni=cni, proxy=proxy))
     try:
@@ -61,28 +60,28 @@ def said(watched: Watched) -> str:
     )
 
 
-@pytest.mark.parametrize("code", [f.code for f in all_faults()])
-def test_fault_of_the_switchboard_is_named_and_clears(watched: Watched, code: str) -> None:
-    """Broken by its twin: named with its object in the background and on demand; healed: cleared."""
-    fault = next(f for f in all_faults() if f.code == code)
-    if not fault.applies(watched.plan.spec):
-        with pytest.raises(ValueError, match="does not apply"):
-            asyncio.run(switchboard.break_it(watched.plan, Path(watched.state.kubeconfig), code))
-        return
-    made = asyncio.run(switchboard.break_it(watched.plan, Path(watched.state.kubeconfig), code))
-    expected = made.expected[0]
-    wanted = {"kind": expected.kind, "node": expected.node, "namespace": expected.namespace, "name": expected.name}
-    named(watched, expected.code, **wanted)
-    answer = watched.kubereach("probe", *made.probe, "-o", "json")
-    assert answer.code == 1, answer
-    assert matches(answer.json, expected.code, **wanted), answer.out
-    asyncio.run(switchboard.heal(watched.plan, Path(watched.state.kubeconfig), code))
-    watched.wait_healthy(CLEARED_S)
+@dataclass(frozen=True)
+class ByTwin:
+    """A break by the switchboard: named with its object in the background and on demand; healed, it clears."""
+
+    code: str
+
+    def run(self, watched: Watched) -> None:
+        """Break, look, heal."""
+        kubeconfig = Path(watched.state.kubeconfig)
+        made = asyncio.run(switchboard.break_it(watched.plan, kubeconfig, self.code))
+        expected = made.expected[0]
+        wanted = {"kind": expected.kind, "node": expected.node, "namespace": expected.namespace, "name": expected.name}
+        named(watched, expected.code, **wanted)
+        answer = watched.kubereach("probe", *made.probe, "-o", "json")
+        assert answer.code == 1, answer
+        assert matches(answer.json, expected.code, **wanted), answer.out
+        asyncio.run(switchboard.heal(watched.plan, kubeconfig, self.code))
 
 
 @dataclass(frozen=True)
 class ByHand:
-    """A break by raw commands, what must be named, and how it is mended again."""
+    """A break by raw commands: another chain, mask, device or family than the twin's; what must be named; the mend."""
 
     name: str
     place: str
@@ -91,6 +90,15 @@ class ByHand:
     code: str
     object: dict[str, str]
     cnis: tuple[str, ...] = ("flannel-vxlan", "flannel-host-gw", "calico")
+
+    def run(self, watched: Watched) -> None:
+        """Break, look, mend."""
+        values = facts(watched)
+        try:
+            watched.run(self.place, "sh", "-ec", self.do.format(**values))
+            named(watched, self.code, **self.object)
+        finally:
+            watched.run(self.place, "sh", "-c", self.undo.format(**values))
 
 
 VXLAN = ("flannel-vxlan", "calico")
@@ -217,15 +225,32 @@ def facts(watched: Watched) -> dict[str, str]:
     return values
 
 
-@pytest.mark.parametrize("hand", HANDS, ids=lambda hand: hand.name)
-def test_broken_by_hand_is_named_all_the_same(watched: Watched, hand: ByHand) -> None:
-    """Another chain, mask, device or family than the twin's: the same cause, and the very object that was broken."""
-    if watched.plan.spec.cni not in hand.cnis:
-        return
-    values = facts(watched)
-    try:
-        watched.run(hand.place, "sh", "-ec", hand.do.format(**values))
-        named(watched, hand.code, **hand.object)
-    finally:
-        watched.run(hand.place, "sh", "-c", hand.undo.format(**values))
+def drills() -> list[object]:
+    """Lab by lab: every fault that applies to it, and the breaks by hand.
+
+    A break by hand is done in one of the labs that it applies to, dealt out in turn; with KUBEREACH_DRILLS=all in each.
+    """
+    found: list[object] = []
+    everywhere = os.environ.get("KUBEREACH_DRILLS") == "all"
+    for kind in LABS:
+        spec = LabSpec("any", cni=kind[0], proxy=kind[1])
+        found += [pytest.param(kind, ByTwin(f.code), id=f"{kind[0]}-{f.code}") for f in all_faults() if f.applies(spec)]
+        for number, hand in enumerate(HANDS):
+            kinds = [k for k in LABS if k[0] in hand.cnis]
+            if kind in (kinds if everywhere else [kinds[number % len(kinds)]]):
+                found.append(pytest.param(kind, hand, id=f"{kind[0]}-by hand-{hand.name}"))
+    return found
+
+
+@pytest.mark.parametrize(("watched", "drill"), drills(), indirect=["watched"])
+def test_what_is_broken_is_named_and_clears(watched: Watched, drill: ByTwin | ByHand) -> None:
+    """The right cause on the very object that was broken, nothing beside it; and all is clear after healing."""
+    drill.run(watched)
     watched.wait_healthy(CLEARED_S)
+
+
+@pytest.mark.parametrize("watched", [LABS[1]], ids=["flannel-host-gw"], indirect=True)
+def test_fault_that_does_not_apply_is_refused(watched: Watched) -> None:
+    """A tunnel cannot be broken where there is none; the refusal says so."""
+    with pytest.raises(FaultError, match="does not apply"):
+        asyncio.run(switchboard.break_it(watched.plan, Path(watched.state.kubeconfig), "cni.vtep_missing"))

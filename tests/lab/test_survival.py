@@ -121,11 +121,10 @@ def counted(watched: Watched) -> dict[str, float]:
 
 
 def pid_of(watched: Watched, service: str) -> int:
-    """The process of a service of the lab."""
+    """The process of a service of the lab, 0 while there is none."""
     pids = api.status(watched.spec.name)["pids"]
     found = pids["agents"].get(service) or pids.get(service) or pids.get("services", {}).get(service)
-    assert found, pids
-    return int(found)
+    return int(found or 0)
 
 
 def test_killed_agent_comes_back_and_is_no_fault(watched: Watched) -> None:
@@ -139,7 +138,7 @@ def test_killed_agent_comes_back_and_is_no_fault(watched: Watched) -> None:
         assert watched.open_incidents() == []
         time.sleep(0.2)
     watched.wait(
-        lambda: agents(watched)["node-c"]["state"] == "reporting" and pid_of(watched, "node-c") != pid,
+        lambda: agents(watched)["node-c"]["state"] == "reporting" and pid_of(watched, "node-c") not in {0, pid},
         15,
         lambda: agents(watched),
     )
@@ -150,7 +149,9 @@ def test_killed_controller_comes_back_and_nothing_is_counted_twice(watched: Watc
     """The controller is restarted, agents send what they kept, and the matrix is whole and healthy again."""
     pid = pid_of(watched, "controller")
     os.kill(pid, signal.SIGKILL)
-    watched.wait(lambda: pid_of(watched, "controller") != pid and len(ages(watched)) == 4, 20, lambda: "no matrix")
+    watched.wait(
+        lambda: pid_of(watched, "controller") not in {0, pid} and len(ages(watched)) == 4, 20, lambda: "no matrix"
+    )
     watched.wait_healthy()
     assert all(agent["state"] == "reporting" for agent in agents(watched).values())
     assert all(agent.get("dropped", 0) == 0 for agent in agents(watched).values()), "an agent lost observations"
@@ -158,8 +159,6 @@ def test_killed_controller_comes_back_and_nothing_is_counted_twice(watched: Watc
 
 def test_incident_survives_the_controller(watched: Watched) -> None:
     """An incident that is open when the controller is killed is the same one afterwards, and closes after healing."""
-    watched.run("node-b", "ip", "link", "set", "cni0", "down")
-    watched.run("node-b", "ip", "link", "set", "cni0", "up")
     watched.run("node-b", "sysctl", "-qw", "net.ipv4.ip_forward=0")
     try:
         watched.wait(
@@ -169,6 +168,7 @@ def test_incident_survives_the_controller(watched: Watched) -> None:
         )
         before = watched.open_incidents()[0]["id"]
         os.kill(pid_of(watched, "controller"), signal.SIGKILL)
+        time.sleep(0.5)
         watched.wait(lambda: len(ages(watched)) == 4, 20, lambda: "no matrix")
         assert [i["id"] for i in watched.open_incidents()] == [before]
     finally:

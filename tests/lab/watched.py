@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -91,8 +91,8 @@ class Watched:
             try:
                 if check():
                     return time.monotonic() - began
-            except urllib.error.URLError:
-                pass
+            except (OSError, http.client.HTTPException):
+                pass  # the controller is being restarted
             assert time.monotonic() - began < limit_s, f"after {limit_s:g} s: {says()}"
             time.sleep(0.1)
 
