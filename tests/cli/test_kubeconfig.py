@@ -97,11 +97,14 @@ class ApiServer:
             return socket
         reader, writer = await asyncio.open_connection("127.0.0.1", int(self.stub.url.rpartition(":")[2]))
         back = asyncio.create_task(self._back(reader, socket))
-        async for message in socket:
-            if message.type is WSMsgType.BINARY and message.data[:1] == b"\0":
-                writer.write(message.data[1:])
-        writer.close()
-        back.cancel()
+        try:
+            async for message in socket:
+                if message.type is WSMsgType.BINARY and message.data[:1] == b"\0":
+                    writer.write(message.data[1:])
+        finally:
+            back.cancel()
+            writer.transport.abort()
+            await asyncio.gather(back, writer.wait_closed(), return_exceptions=True)
         return socket
 
     async def _back(self, reader: asyncio.StreamReader, socket: web.WebSocketResponse) -> None:
@@ -133,7 +136,7 @@ async def test_the_current_kubeconfig_leads_to_the_controller(
 
     def ask() -> Any:
         return Client(find_access(lab=None, url=None, token=None, kubeconfig=None, environ=environ)).get(
-            "/api/v1/matrix"
+            "/api/v1/matrix", {"kind": "node"}
         )
 
     assert (await asyncio.to_thread(ask))["rows"] == ["node-a", "node-b", "node-c", "node-d"]
