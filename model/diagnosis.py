@@ -91,8 +91,10 @@ class ProbeReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Cell(msgspec.Struct, frozen=True, gc=False, kw_only=True):
-    """One cell of a matrix. `loss` 0…1 over the window; `rtt_us` median of the window; `failing` the paths that
-    fail ("pod udp IPv4"); `age_s` of the newest observation. `node_ready` is false where Kubernetes says that either end's node is not Ready.
+    """One cell of a matrix. `loss` 0…1 over the window; `rtt_us` median of the window.
+
+    `failing` are the paths that fail ("pod udp IPv4"); `age_s` is of the newest observation. `node_ready` is false
+    where Kubernetes says that either end's node is not Ready.
     """
 
     source: str

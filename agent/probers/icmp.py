@@ -26,9 +26,9 @@ def checksum(data: bytes) -> int:
     """Internet checksum (RFC 1071) of an even number of octets or an odd one."""
     if len(data) % 2:
         data += b"\0"
-    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
-    total = (total >> 16) + (total & 0xFFFF)
-    return ~(total + (total >> 16)) & 0xFFFF
+    # 2**16 is 1 modulo 2**16 - 1, so the remainder of the whole is that of the sum of its 16-bit words.
+    number = int.from_bytes(data, "big")
+    return 0xFFFF - (number % 0xFFFF or (0xFFFF if number else 0))
 
 
 def request(family: int, identifier: int, sequence: int, payload: bytes) -> bytes:
