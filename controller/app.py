@@ -58,7 +58,13 @@ class Controller:
         agents = AgentRegistry(clock, matrix.ingest)
         planner = Planner(watch, agents, matrix, self._memory, options.settings, clock)
         self._diagnoser = Diagnoser(
-            cluster=watch.snapshot, plan=lambda: matrix.plan, matrix=matrix, agents=agents, book=book, clock=clock
+            cluster=watch.snapshot,
+            plan=lambda: matrix.plan,
+            matrix=matrix,
+            agents=agents,
+            book=book,
+            clock=clock,
+            policy=lambda: planner.policy,
         )
         self.services = Services(
             clock=clock,

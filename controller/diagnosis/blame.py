@@ -6,13 +6,15 @@ blamed here: for those the object behind the rule is at fault, and causes of the
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from controller.diagnosis.case import Case, Site
 from model.facts import Dropper, Packet, RuleRef, Walk
 
 STOPS = frozenset({"drop", "reject"})
+POLICY_TARGETS = ("NetworkPolicy ", "AdminNetworkPolicy ", "BaselineAdminNetworkPolicy ")
+ENFORCERS = frozenset({"kube-router", "calico", "cilium"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +41,24 @@ class Blamed:
 
 
 def blamed_rules(case: Case) -> Iterator[Blamed]:
-    """Yield the rules that stop the flow, surest first; each once."""
+    """Yield the rules that stop the flow and are nobody's duty, surest first; each once."""
+    yield from _stopping(case, lambda rule: not _has_duty(rule))
+
+
+def enforcing_rules(case: Case) -> Iterator[Blamed]:
+    """Yield the rules that stop the flow in the name of a policy, or of the pods that policies select."""
+    yield from _stopping(case, enforces)
+
+
+def enforces(rule: RuleRef) -> bool:
+    """Whether the rule is a network plugin's for policies."""
+    return rule.target.startswith(POLICY_TARGETS) or rule.owner in ENFORCERS
+
+
+def _stopping(case: Case, wanted: Callable[[RuleRef], bool]) -> Iterator[Blamed]:
     found: dict[tuple[str, str, str, str, int], Blamed] = {}
     for site in sites(case):
-        for blamed in (*_by_counters(case, site), *_by_walk(case, site)):
+        for blamed in (*_by_counters(case, site, wanted), *_by_walk(case, site, wanted)):
             rule = blamed.rule
             key = (blamed.node, rule.backend, rule.table, rule.chain, rule.position)
             known = found.get(key)
@@ -72,12 +88,12 @@ def _joined(one: Blamed, other: Blamed) -> Blamed:
     )
 
 
-def _by_counters(case: Case, site: Site) -> Iterator[Blamed]:
+def _by_counters(case: Case, site: Site, wanted: Callable[[RuleRef], bool]) -> Iterator[Blamed]:
     sent = case.burst_size
     if sent == 0:
         return
     for dropper, before, after in case.moved(site):
-        if after - before >= sent and not _has_duty(dropper.rule):
+        if after - before >= sent and wanted(dropper.rule):
             sure = dropper.matches == "yes"
             yield Blamed(
                 node=site[0],
@@ -91,10 +107,10 @@ def _by_counters(case: Case, site: Site) -> Iterator[Blamed]:
             )
 
 
-def _by_walk(case: Case, site: Site) -> Iterator[Blamed]:
+def _by_walk(case: Case, site: Site, wanted: Callable[[RuleRef], bool]) -> Iterator[Blamed]:
     for walk in case.walks(site):
         rule = walk.decided_by
-        if walk.verdict in STOPS and rule is not None and not _has_duty(rule) and not _refuted(case, site, walk):
+        if walk.verdict in STOPS and rule is not None and wanted(rule) and not _refuted(case, site, walk):
             yield Blamed(
                 node=site[0],
                 rule=rule,

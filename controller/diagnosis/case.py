@@ -12,9 +12,10 @@ from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from controller.cluster.state import ClusterState, Pod, Service, ServicePort
 from controller.matrix.paths import PathStatus
 from controller.plan.paths import Path
+from controller.policy import PolicyModel
 from model.facts import Dropper, Facts, Link, Packet, Route, RouteAnswer, RuleRef, Walk
 from model.probes import ProbeResult, Vantage
-from model.words import CellState, Method, Network, Outcome
+from model.words import CellState, Method, Network, Outcome, Verdict
 
 Site = tuple[str, str]
 """A network namespace of the cluster: node name, and pod UID ("" for the node's own)."""
@@ -92,7 +93,8 @@ class Case:
     `facts` were read before the burst and `after` behind it; `silent` says of a node why nothing could be asked;
     `witnesses` are facts of hosts beside the flow (who answers ARP); `replicas` are probes of each DNS pod from its own
     node's host; `hosts` what host-to-host probes between the flow's nodes gave, by method; `uplinks` the device of each
-    node's address, as its agent last told.
+    node's address, as its agent last told. `policy` is what policies say; `passes`: the flow gets through although they
+    forbid it, and that is what is to be explained; then `tried` are other forbidden paths, by id, as tried just now.
     """
 
     flow: Flow
@@ -107,6 +109,9 @@ class Case:
     uplinks: Mapping[str, str] = field(default_factory=dict)
     burst: ProbeResult | None = None
     hosts: Mapping[Method, Outcome] = field(default_factory=dict)
+    policy: PolicyModel | None = None
+    passes: bool = False
+    tried: Mapping[str, Outcome] = field(default_factory=dict)
 
     def host(self, node: str) -> Facts | None:
         """The host facts of a node, None if it could not be asked."""
@@ -174,7 +179,16 @@ class Case:
                 yield path, status
 
     def sampled(self) -> Iterator[tuple[Path, PathStatus]]:
-        """Yield every path that has been measured lately, with its state."""
+        """Yield every path that has been measured lately, with its state, but for those that policy forbids."""
+        yield from ((p, s) for p, s in self._measured() if p.expected.allowed is not False)
+
+    def forbidden(self) -> Iterator[tuple[Path, PathStatus]]:
+        """Yield every path that policy forbids and that has been measured since it does, with its state."""
+        for path, status in self._measured():
+            if path.expected.allowed is False and status.verdict is not Verdict.UNKNOWN:
+                yield path, status
+
+    def _measured(self) -> Iterator[tuple[Path, PathStatus]]:
         for path_id, path in self.paths.items():
             status = self.statuses.get(path_id)
             if status is not None and status.state in {CellState.OK, CellState.FAILING, CellState.DEGRADED}:

@@ -17,13 +17,15 @@ from controller.cluster.state import ClusterState
 from controller.diagnosis import explain, localise
 from controller.diagnosis.case import Case, Flow
 from controller.diagnosis.catalogue import concerned
+from controller.diagnosis.enforced import to_try
 from controller.diagnosis.examine import Examiner, order_of
 from controller.diagnosis.finding import Finding
 from controller.diagnosis.flows import Question, question_of
-from controller.diagnosis.localise import Suspect
+from controller.diagnosis.localise import Suspect, fails_wrongly, passes_wrongly
 from controller.incident.book import Entry, IncidentBook
 from controller.matrix.paths import PathStatus
 from controller.plan.paths import ClusterPlan, Path
+from controller.policy import PolicyModel
 from model.clock import Clock
 from model.diagnosis import CellRef
 from model.probes import ProbeResult
@@ -75,8 +77,10 @@ class Diagnoser:
         agents: AgentRegistry,
         book: IncidentBook,
         clock: Clock,
+        policy: Callable[[], PolicyModel | None] = lambda: None,
     ) -> None:
         self._cluster = cluster
+        self._policy = policy
         self._plan = plan
         self._matrix = matrix
         self._agents = agents
@@ -108,7 +112,7 @@ class Diagnoser:
             return None
         now = self._clock.wall()
         entries = self._book.open_entries()
-        if not entries and not any(s.state in TELLING for s in self._matrix.not_ok()):
+        if not entries and not any(s.state in TELLING or passes_wrongly(s) for s in self._matrix.not_ok()):
             self._tried.clear()
             return None
         statuses = self._matrix.statuses()
@@ -162,9 +166,13 @@ class Diagnoser:
         question = question_of(suspect.path, self._cluster())
         if question is None:
             return
-        case, findings = await self.diagnose(question)
+        before = self._matrix.statuses().get(suspect.path.id)
+        passes = before is not None and passes_wrongly(before)
+        case, findings = await self.diagnose(question, passes=passes)
         status = self._matrix.statuses().get(suspect.path.id)
-        if status is None or status.state not in {CellState.FAILING, CellState.DEGRADED}:
+        if status is None or passes is not passes_wrongly(status):
+            return
+        if not passes and status.state not in TELLING:
             return
         first_sign = status.first_failure_at or status.since
         telling = tuple(f for f in findings if not f.intended)
@@ -185,14 +193,18 @@ class Diagnoser:
             if vague and best.cause.code != explain.INCONCLUSIVE and any(s.covers(path) for s in entry.scopes):
                 self._book.resolve(entry.incident.id)
         statuses = self._matrix.statuses().values()
-        concerned_ = [s.path for s in statuses if s.state is CellState.FAILING and best.scope.covers(s.path)] or [path]
+        wrong = (s.path for s in statuses if fails_wrongly(s) or passes_wrongly(s))
+        concerned_ = [p for p in wrong if best.scope.covers(p)] or [path]
         self._book.open((best, *others), first_sign, cells_of(tuple(concerned_)))
 
     # Both in the background and on demand
 
-    async def diagnose(self, question: Question) -> tuple[Case, tuple[Finding, ...]]:
-        """Examine a flow and say what fits, best first; nothing found is an empty tuple."""
-        flow = await self._narrow(question)
+    async def diagnose(self, question: Question, *, passes: bool = False) -> tuple[Case, tuple[Finding, ...]]:
+        """Examine a flow and say what fits, best first; nothing found is an empty tuple.
+
+        `passes`: it gets through although policies forbid it, and that is what is wrong.
+        """
+        flow = question.backends[0] if passes and question.backends else await self._narrow(question)
         plan = self._plan()
         case = Case(
             flow=flow,
@@ -200,7 +212,13 @@ class Diagnoser:
             paths=plan.paths,
             statuses=self._matrix.statuses(),
             uplinks={a.node: a.uplink for a in self._agents.all() if a.uplink},
+            policy=self._policy(),
+            passes=passes,
         )
+        if passes:
+            tried, case = await asyncio.gather(self._try_forbidden(case), self._examiner.first(case, concerned(flow)))
+            case = replace(case, tried=tried)
+            return case, explain.ordered([*explain.early(case), *explain.late(case)])
         case = await self._examiner.first(case, concerned(flow))
         case = replace(case, statuses=self._matrix.statuses())
         findings = explain.early(case)
@@ -208,6 +226,27 @@ class Diagnoser:
             case = await self._examiner.second(case)
             findings += explain.late(case)
         return case, explain.ordered(findings)
+
+    async def _try_forbidden(self, case: Case) -> dict[str, Outcome]:
+        """Try other forbidden connections now, to see where else they get through."""
+
+        async def outcome(path: Path) -> Outcome:
+            asked = question_of(path, case.cluster)
+            if asked is None:
+                return Outcome.NOT_MEASURED
+            order = order_of(asked.flow, count=1, interval_ms=50, timeout_ms=800)
+            result = await self._agents.probe(path.source_node, order, 2.5)
+            return result.outcome if isinstance(result, ProbeResult) else Outcome.NOT_MEASURED
+
+        paths = to_try(case)
+        outcomes = await asyncio.gather(*(outcome(p) for p in paths))
+        return {p.id: o for p, o in zip(paths, outcomes, strict=True)}
+
+    def denied(self, question: Question) -> tuple[Finding, ...]:
+        """The policies that forbid a flow, without asking anybody."""
+        flow = question.backends[0] if question.backends else question.flow
+        case = Case(flow=flow, cluster=self._cluster(), paths=self._plan().paths, statuses={}, policy=self._policy())
+        return explain.ordered(explain.denied(case))
 
     async def _narrow(self, question: Question) -> Flow:
         """Find the backend that fails, asked directly from the same place; the Service itself if none does."""

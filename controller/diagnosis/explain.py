@@ -12,6 +12,7 @@ from model.diagnosis import Cause, Object
 
 DECISIVE = 0.94
 INCONCLUSIVE = "inconclusive"
+DENIALS = frozenset({"policy.ingress_denied", "policy.egress_denied", "policy.dns_denied"})
 
 
 def early(case: Case) -> list[Finding]:
@@ -22,6 +23,11 @@ def early(case: Case) -> list[Finding]:
 def late(case: Case) -> list[Finding]:
     """What shows once a burst was sent: counters, taps, refusals."""
     return _find(case, (c for c in concerned(case.flow) if c.late))
+
+
+def denied(case: Case) -> list[Finding]:
+    """The policies that forbid the flow: they are found without any fact."""
+    return _find(case, (c for c in concerned(case.flow) if c.code in DENIALS))
 
 
 def _find(case: Case, causes: Iterable[CauseType]) -> list[Finding]:

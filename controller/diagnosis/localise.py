@@ -10,14 +10,18 @@ from dataclasses import dataclass
 
 from controller.diagnosis.scope import Scope
 from controller.incident.book import Entry
+from controller.matrix.cells import is_well
 from controller.matrix.paths import PathStatus
 from controller.plan.paths import Path
-from model.words import CellState, MatrixKind, Method, Outcome
+from model.words import CellState, MatrixKind, Method, Outcome, Verdict
 
 SETTLE_S = 0.7
 LASTING_S = 8.0
 DEGRADED_LOSS = 0.2
 HEALTHY_S = 1.2
+ENFORCED_S = 4.0
+"""How long a network plugin may take to write its rules after a policy changed."""
+OF_POLICY = "policy."
 WHOLE = 0.85
 MEASURED = frozenset({CellState.OK, CellState.FAILING, CellState.DEGRADED})
 SILENT = frozenset({CellState.STALE, CellState.UNKNOWN, CellState.STARVED})
@@ -47,21 +51,41 @@ def is_symptom(status: PathStatus, now: float, deaf: Collection[str] = ()) -> bo
 
     `deaf` are nodes whose agent is not there to answer: a refusal from such a host says that it was reached.
     """
-    if status.path.expected.allowed is False:
+    if passes_wrongly(status):
+        return _settled_s(status, now) >= ENFORCED_S
+    if not fails_wrongly(status) and status.state is CellState.FAILING:
         return False
     refused = status.last_outcome is not None and status.last_outcome is Outcome.REFUSED
     if refused and status.path.target_kind == "Node" and not status.path.destination_nodes.isdisjoint(deaf):
         return False
     if status.state is CellState.FAILING:
+        if status.expected_since > (status.first_failure_at or status.since):
+            return _settled_s(status, now) >= ENFORCED_S
         return now - (status.first_failure_at or status.since) >= SETTLE_S
     return status.state is CellState.DEGRADED and status.loss >= DEGRADED_LOSS and now - status.since >= LASTING_S
+
+
+def passes_wrongly(status: PathStatus) -> bool:
+    """Whether a path gets through that policy forbids."""
+    return status.verdict is Verdict.UNEXPECTED_PASS
+
+
+def fails_wrongly(status: PathStatus) -> bool:
+    """Whether a path fails that policy lets through, or that nobody can do without whatever policy says."""
+    path = status.path
+    return status.state is CellState.FAILING and (path.expected.allowed is not False or path.vital)
+
+
+def _settled_s(status: PathStatus, now: float) -> float:
+    """For how long a path has been as it is, under the policies of now."""
+    return now - max(status.since, status.expected_since)
 
 
 def review(
     entries: Iterable[Entry], statuses: Mapping[str, PathStatus], now: float, deaf: Collection[str] = ()
 ) -> Review:
     """Hold the matrix against the open incidents."""
-    failing = [s for s in statuses.values() if s.state is CellState.FAILING and s.path.expected.allowed is not False]
+    failing = [s for s in statuses.values() if fails_wrongly(s) or passes_wrongly(s)]
     symptoms = [s for s in statuses.values() if is_symptom(s, now, deaf)]
     healed, healthy = [], set()
     failing_of: dict[str, tuple[Path, ...]] = {}
@@ -88,6 +112,9 @@ def _some_pass(entry: Entry, statuses: Mapping[str, PathStatus]) -> bool:
     failed = {(c.kind, c.source, c.destination) for c in entry.incident.cells}
     if any(s.state in SILENT and (s.path.kind.value, s.path.source_node, s.path.destination) in failed for s in mine):
         return False
+    if entry.incident.causes[0].code.startswith(OF_POLICY):
+        # What policies forbid and what is blocked is well again, and where nothing is forbidden any more all is.
+        return all(is_well(s.state, s.path) for s in mine)
     return not mine or any(s.state is CellState.OK for s in mine)
 
 
@@ -119,6 +146,11 @@ def choose(
     return Suspect(best, *_shape(best, node, unexplained, statuses))
 
 
+def _forbidden(path: Path) -> bool:
+    """Whether it fails as it should, which says nothing of the network."""
+    return path.expected.allowed is False
+
+
 def _touches(path: Path, node: str) -> bool:
     return path.source_node == node or node in path.destination_nodes
 
@@ -137,6 +169,7 @@ def _worst_node(paths: Iterable[Path], statuses: Mapping[str, PathStatus]) -> st
         path = status.path
         if (
             status.state in MEASURED
+            and not _forbidden(path)
             and len(path.destination_nodes) == 1
             and path.source_node not in path.destination_nodes
         ):
@@ -175,5 +208,7 @@ def _shape(
 
 
 def _share(scope: Scope, unexplained: Collection[PathStatus], statuses: Mapping[str, PathStatus]) -> float:
-    measured = sum(1 for s in statuses.values() if s.state in MEASURED and scope.covers(s.path))
+    measured = sum(
+        1 for s in statuses.values() if s.state in MEASURED and not _forbidden(s.path) and scope.covers(s.path)
+    )
     return sum(1 for s in unexplained if scope.covers(s.path)) / measured if measured else 0.0

@@ -13,6 +13,7 @@ import msgspec
 from controller.agents import AgentRegistry
 from controller.cluster.state import ClusterState
 from controller.diagnosis import explain
+from controller.diagnosis.allowed import decision_of
 from controller.diagnosis.case import Case, Flow, Place
 from controller.diagnosis.engine import Diagnoser
 from controller.diagnosis.examine import order_of
@@ -21,7 +22,7 @@ from controller.diagnosis.flows import Question
 from controller.diagnosis.request import ProbeRequest, dns_question, resolve
 from controller.incident.book import IncidentBook
 from controller.plan.paths import EgressTarget
-from controller.policy import AddressRef, NodeRef, PeerRef, PodRef, PolicyModel, UnknownPeerError
+from controller.policy import PolicyModel
 from model.clock import Clock
 from model.diagnosis import Cause, Expectation, Hop, ProbeReport
 from model.probes import ProbeResult
@@ -29,6 +30,7 @@ from model.words import Method, Outcome, Verdict
 
 EXAMINE_S = 9.0
 BLOCKED = frozenset({Outcome.TIMEOUT, Outcome.REFUSED, Outcome.UNREACHABLE, Outcome.RESET, Outcome.TOO_BIG})
+OPENED = {True: Verdict.HEALTHY, None: Verdict.HEALTHY, False: Verdict.UNEXPECTED_PASS}
 NAMELESS = frozenset({Outcome.NAME_NOT_FOUND, Outcome.SERVER_FAILURE})
 
 
@@ -83,12 +85,20 @@ class OnDemand:
             and expected.allowed is not False
         ):
             case, findings = await self._why(question, result)
+            if findings and findings[0].cause.code in explain.DENIALS:
+                # It failed at its name, which policy forbids to ask for.
+                expected = _denied_by(findings[0].cause)
+                verdict = Verdict.BLOCKED_AS_INTENDED
         if verdict is Verdict.BLOCKED_AS_INTENDED and question.backends and request.trace is not False:
             case, findings = await self._behind_policy(question)
             verdict = Verdict.UNEXPECTED_BLOCK if findings else verdict
-        causes = tuple(f.cause for f in findings) or self._known(question)
-        if verdict in {Verdict.BLOCKED_AS_INTENDED, Verdict.UNEXPECTED_PASS, Verdict.HEALTHY}:
-            causes = ()
+        if verdict is Verdict.UNEXPECTED_PASS and reached is not None:
+            case, findings = await self._why_open(reached)
+        causes = tuple(f.cause for f in findings)
+        if verdict is Verdict.BLOCKED_AS_INTENDED and not causes and reached is not None:
+            causes = tuple(f.cause for f in self._diagnoser.denied(reached))
+        elif not causes and verdict not in {Verdict.UNEXPECTED_PASS, Verdict.HEALTHY}:
+            causes = self._known(question)
         return ProbeReport(
             probe=description_of(request, question, cluster),
             outcome=result.outcome,
@@ -109,6 +119,14 @@ class OnDemand:
         try:
             async with asyncio.timeout(EXAMINE_S):
                 return await self._diagnoser.diagnose(asked)
+        except TimeoutError:
+            return None, ()
+
+    async def _why_open(self, question: Question) -> tuple[Case | None, tuple[Finding, ...]]:
+        """Why something gets through that policies forbid."""
+        try:
+            async with asyncio.timeout(EXAMINE_S):
+                return await self._diagnoser.diagnose(question, passes=True)
         except TimeoutError:
             return None, ()
 
@@ -173,20 +191,15 @@ def expectation_of(question: Question, policy: PolicyModel | None) -> Expectatio
     return Expectation(allowed=verdict, because=said, missing=missing)
 
 
+def _denied_by(cause: Cause) -> Expectation:
+    thing = cause.object
+    name = f"{thing.namespace}/{thing.name}" if thing.namespace else thing.name
+    return Expectation(allowed=False, because=(f"{thing.kind} {name}",), missing=cause.summary)
+
+
 def _decide(policy: PolicyModel, flow: Flow) -> Expectation:
-    try:
-        decision = policy.decide(_peer(flow.source), _peer(flow.destination), flow.protocol.upper(), flow.port)
-    except (UnknownPeerError, ValueError) as error:
-        return Expectation(allowed=None, missing=str(error))
+    decision = decision_of(flow, policy)
     return Expectation(allowed=decision.allowed, because=decision.because, missing=decision.missing)
-
-
-def _peer(place: Place) -> PeerRef:
-    if place.pod is not None:
-        return PodRef(place.pod.namespace, place.pod.name)
-    if place.node:
-        return NodeRef(place.node, (place.address,) if place.address else ())
-    return AddressRef(place.address)
 
 
 def verdict_of(expected: Expectation, outcome: Outcome) -> Verdict:
@@ -194,7 +207,8 @@ def verdict_of(expected: Expectation, outcome: Outcome) -> Verdict:
     if outcome is Outcome.NOT_MEASURED:
         return Verdict.UNKNOWN
     if outcome is Outcome.OK:
-        return Verdict.UNEXPECTED_PASS if expected.allowed is False else Verdict.HEALTHY
+        left_open = expected.allowed is None and bool(expected.because)
+        return OPENED[expected.allowed] if not left_open else Verdict.UNKNOWN
     if expected.allowed is False:
         return Verdict.BLOCKED_AS_INTENDED if outcome in BLOCKED else Verdict.UNKNOWN
     if expected.allowed is None and expected.because:

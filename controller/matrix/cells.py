@@ -52,6 +52,24 @@ def verdict_of(state: CellState, expected: Expectation) -> Verdict:
     return VERDICTS.get((state, expected.allowed), Verdict.UNKNOWN)
 
 
+def verdict_of_track(path: Path, track: Track) -> Verdict:
+    """The verdict of a path. After a change of what is expected, results from before it say nothing any more."""
+    if track.expected_since and (
+        track.last_at is None
+        or track.last_at < track.expected_since
+        or (track.outcome is Outcome.OK) is (track.state is CellState.FAILING)
+    ):
+        return Verdict.UNKNOWN
+    return verdict_of(track.state, path.expected)
+
+
+def is_well(state: CellState, path: Path) -> bool:
+    """Whether a path is as it should be: what may pass does, and what policy forbids does not."""
+    if path.expected.allowed is not False:
+        return state is CellState.OK
+    return state is CellState.FAILING and not path.vital
+
+
 class CellSum:
     """A cell in the making: the paths folded in so far."""
 
@@ -73,7 +91,7 @@ class CellSum:
         self.paths += 1
         if STATE_RANK[state] < STATE_RANK[self.state]:
             self.state = state
-        verdict = verdict_of(state, path.expected)
+        verdict = verdict_of_track(path, track)
         if VERDICT_RANK[verdict] < VERDICT_RANK[self.verdict]:
             self.verdict = verdict
         if track.losses:
@@ -110,6 +128,7 @@ def status_of(path: Path, track: Track) -> PathStatus:
     return PathStatus(
         path=path,
         state=track.state,
+        verdict=verdict_of_track(path, track),
         since=track.since,
         expected_since=track.expected_since,
         loss=track.loss,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
-from controller.matrix.cells import CellSum, cell_of, status_of
+from controller.matrix.cells import CellSum, cell_of, is_well, status_of
 from controller.matrix.paths import PathChanged, PathStatus
 from controller.matrix.track import Track
 from controller.plan.paths import EMPTY_CLUSTER_PLAN, ClusterPlan, Path
@@ -25,7 +25,6 @@ PARTS: dict[MatrixKind, tuple[MatrixKind, ...]] = {
     **{kind: (kind,) for kind in MatrixKind},
     MatrixKind.NODE: (MatrixKind.HOST, MatrixKind.POD),
 }
-_HEALTHY = frozenset({CellState.OK})
 
 
 class MatrixBook:
@@ -76,6 +75,7 @@ class MatrixBook:
                 track = known[1]
                 if known[0].expected.allowed is not path.expected.allowed:
                     track.expected_since = now
+                    self._note(path, track.state)
                     changes.append(PathChanged(path=path, old=track.state, new=track.state, at=now))
                 track.interval_s, track.timeout_ms = path.interval_s, path.task.timeout_ms
             self._entries[path_id] = (path, track)
@@ -139,11 +139,14 @@ class MatrixBook:
         self.states[track.state] -= 1
         self.states[state] += 1
         track.state, track.since = state, now
-        if state in _HEALTHY:
+        self._note(path, state)
+        return changed
+
+    def _note(self, path: Path, state: CellState) -> None:
+        if is_well(state, path):
             self._not_ok.pop(path.id, None)
         else:
             self._not_ok[path.id] = None
-        return changed
 
     def _tell(self, changes: list[PathChanged]) -> None:
         if changes:
@@ -162,7 +165,7 @@ class MatrixBook:
         return {path_id: status_of(*entry) for path_id, entry in self._entries.items()}
 
     def not_ok(self) -> tuple[PathStatus, ...]:
-        """The paths that are anything but ok, in the order in which they became so."""
+        """The paths that are not as they should be, in the order in which they became so."""
         return tuple(status_of(*self._entries[path_id]) for path_id in self._not_ok)
 
     def of_cell(self, kind: MatrixKind, source: str, destination: str) -> tuple[PathStatus, ...]:

@@ -5,19 +5,20 @@ from __future__ import annotations
 import msgspec
 
 from controller.plan.paths import Path
-from model.words import CellState, Outcome
+from model.words import CellState, Outcome, Verdict
 
 
 class PathStatus(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """A path at one moment. Times are the controller's wall clock in seconds; `loss` 0…1 and `rtt_us` (median) over
     the window; `consecutive` equal results in a row; `late_ms` the agent's own lateness at the last observation.
-    `expected_since`: since when the same was expected of it. `ever_ok`: it has worked since the controller began to
-    watch it. `first_failure_at`: of the present run of failures.
+    `expected_since`: when what is expected of it last changed, 0 if never. `ever_ok`: it has worked since the
+    controller began to watch it. `first_failure_at`: of the present run of failures.
     """
 
     path: Path
     state: CellState
     since: float
+    verdict: Verdict = Verdict.UNKNOWN
     expected_since: float = 0.0
     loss: float = 0.0
     rtt_us: int = 0

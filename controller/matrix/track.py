@@ -28,7 +28,7 @@ class Track:
     """The results of one path. Times are the controller's wall clock in seconds.
 
     `losses` has a bit for each failure among the last `count` results that count. `failing` remembers a fault until it
-    has passed, whatever hides it meanwhile. `expected_since`: since when what is expected of it has been the same.
+    has passed, whatever hides it meanwhile. `expected_since`: when what is expected of it last changed, 0 if never.
     `run` counts equal results in a row: positive successes, negative failures.
     """
 
@@ -60,7 +60,7 @@ class Track:
         self.timeout_ms = timeout_ms
         self.state = CellState.UNKNOWN
         self.since = now
-        self.expected_since = now
+        self.expected_since = 0.0
         self.outcome: Outcome | None = None
         self.last_at: float | None = None
         self.last_ok_at: float | None = None

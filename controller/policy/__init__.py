@@ -5,6 +5,7 @@ measured. Order of work: `parse`, `parse_policy` → `objects` → `universe` �
 `relation`.
 """
 
+from controller.policy.explain import Denial
 from controller.policy.model import PolicyModel
 from controller.policy.objects import Namespace, Node, ObjectError, Pod, Policy, Profile, Service
 from controller.policy.parse import make_namespace, parse_namespace, parse_node, parse_pod, parse_service
@@ -20,6 +21,7 @@ __all__ = [
     "Backend",
     "Block",
     "Decision",
+    "Denial",
     "Namespace",
     "Node",
     "NodeRef",

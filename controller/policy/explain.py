@@ -53,43 +53,65 @@ class Question(Struct, frozen=True):
         return self.subject if self.direction is Direction.INGRESS else self.peer
 
 
-def explain_denial(question: Question, hits: tuple[Hit, ...]) -> str:
-    """Say why the direction is denied, by what decided it."""
+class Denial(Struct, frozen=True):
+    """One direction that is denied: the policy to mend, the rule that comes nearest, and what it lacks, in words.
+
+    `rule` is None where the policy has none that could be mended. `peer_fits`, `port_fits`: which of the two the rule
+    would let through. `denies`: the rule itself says no (admin policies). `unmet`: conditions on labels of the peer
+    that it does not fulfil.
+    """
+
+    direction: Direction
+    policy: Policy
+    text: str
+    rule: Rule | None = None
+    peer_fits: bool = False
+    port_fits: bool = False
+    denies: bool = False
+    unmet: tuple[Requirement, ...] = ()
+
+
+def denial_of(question: Question, hits: tuple[Hit, ...]) -> Denial:
+    """Say which policy denies the direction, by what decided it, and which of its rules comes nearest."""
     decided = next((hit for hit in hits if hit.rule is not None and hit.rule.action is Action.DENY), None)
     if decided is not None:
-        return f"{rule_text(decided)} denies it"
-    best: tuple[int, str] | None = None
+        text = f"{rule_text(decided)} denies it"
+        return Denial(question.direction, decided.policy, text, decided.rule, denies=True)
+    best: tuple[int, Denial] | None = None
     for hit in hits:
         for rule in _rules(hit.policy, question.direction) if hit.rule is None else ():
-            rank, text = _lack(hit.policy, rule, question)
-            if best is None or rank < best[0]:
-                best = (rank, text)
+            found = _lack(hit.policy, rule, question)
+            if best is None or found[0] < best[0]:
+                best = found
     if best is not None:
         return best[1]
     names = ", ".join(dict.fromkeys(hit.policy.short for hit in hits))
     verb, has = ("isolate", "have") if "," in names else ("isolates", "has")
     side = "destination" if question.direction is Direction.INGRESS else "source"
-    return f"{names} {verb} the {side} for {question.direction.value} and {has} no rule that allows anything"
+    text = f"{names} {verb} the {side} for {question.direction.value} and {has} no rule that allows anything"
+    return Denial(question.direction, hits[0].policy, text)
 
 
 def _rules(policy: Policy, direction: Direction) -> tuple[Rule, ...]:
     return (policy.ingress if direction is Direction.INGRESS else policy.egress) or ()
 
 
-def _lack(policy: Policy, rule: Rule, question: Question) -> tuple[int, str]:
+def _lack(policy: Policy, rule: Rule, question: Question) -> tuple[int, Denial]:
     """Give how far a rule is from matching, and what it lacks."""
     asked = (question.protocol, question.port)
-    distance, lack = _peer_lack(rule, question.peer, question.peer_namespace)
+    distance, lack, unmet = _peer_lack(rule, question)
     good_port = rule.ports is None or any(_port_matches(entry, asked, question.destination) for entry in rule.ports)
     way = "from" if question.direction is Direction.INGRESS else "to"
     peers = " or ".join(peer_text(peer) for peer in rule.peers) if rule.peers else "everybody"
     allows = f"{policy.short} allows {ports_text(rule.ports)} {way} {peers}"
     wanted = f"{question.protocol} {question.port}"
     if distance == 0:
-        return 1, f"{allows}; {wanted} is not among them"
-    if good_port:
-        return 1 + distance, f"{allows}; {lack}"
-    return 100 + distance, f"{allows}; {lack}, and {wanted} is not among them"
+        rank, text = 1, f"{allows}; {wanted} is not among them"
+    elif good_port:
+        rank, text = 1 + distance, f"{allows}; {lack}"
+    else:
+        rank, text = 100 + distance, f"{allows}; {lack}, and {wanted} is not among them"
+    return rank, Denial(question.direction, policy, text, rule, distance == 0, good_port, unmet=unmet)
 
 
 def _port_matches(rule: PortRule, asked: tuple[str, int], named: Item) -> bool:
@@ -100,18 +122,20 @@ def _port_matches(rule: PortRule, asked: tuple[str, int], named: Item) -> bool:
     return any(entry.name == rule.name and (entry.protocol, entry.port) == asked for entry in named.named_ports)
 
 
-def _peer_lack(rule: Rule, item: Item, peer_namespace: Mapping[str, str]) -> tuple[int, str]:
+def _peer_lack(rule: Rule, question: Question) -> tuple[int, str, tuple[Requirement, ...]]:
     if rule.peers is None:
-        return 0, ""
-    found = [_one_lack(peer, item, peer_namespace) for peer in rule.peers]
-    return min(found, key=lambda entry: entry[0]) if found else (50, "it names nobody")
+        return 0, "", ()
+    found = [_one_lack(peer, question) for peer in rule.peers]
+    return min(found, key=lambda entry: entry[0]) if found else (50, "it names nobody", ())
 
 
-def _one_lack(peer: Peer, item: Item, peer_namespace: Mapping[str, str]) -> tuple[int, str]:
-    who = {"pod": "this pod", "node": f"node {item.name}", "range": f"{item.span[0]} to {item.span[1]}"}[item.kind]
+def _one_lack(peer: Peer, question: Question) -> tuple[int, str, tuple[Requirement, ...]]:
+    item, peer_namespace = question.peer, question.peer_namespace
+    pod = "this pod" if question.direction is Direction.INGRESS else "that pod"
+    who = {"pod": pod, "node": f"node {item.name}", "range": f"{item.span[0]} to {item.span[1]}"}[item.kind]
     if isinstance(peer, PodsPeer):
         if item.kind != "pod":
-            return 40, f"{who} is no pod that a selector matches"
+            return 40, f"{who} is no pod that a selector matches", ()
         labels = dict(item.labels)
         unmet = [wanted for wanted in peer.pods.requirements if not matches(Selector((wanted,)), labels)]
         spaces = [wanted for wanted in peer.namespaces.requirements if not matches(Selector((wanted,)), peer_namespace)]
@@ -123,13 +147,14 @@ def _one_lack(peer: Peer, item: Item, peer_namespace: Mapping[str, str]) -> tupl
             says.append(f"its namespace {item.namespace} is {_state(spaces, peer_namespace)}")
         if strange:
             says.append(f"{who} is in namespace {item.namespace}, not in {peer.namespace}")
-        return len(unmet) + 2 * len(spaces) + 3 * strange, ", ".join(says)
+        distance = len(unmet) + 2 * len(spaces) + 3 * strange
+        return distance, ", ".join(says), tuple(unmet) if not spaces and not strange else ()
     if isinstance(peer, BlockPeer):
         where = (
             f"{who} is not within {peer_text(peer)}" if item.kind != "pod" else f"{who} is not matched by an ipBlock"
         )
-        return 30, where
-    return 45, f"{who} is not among them"
+        return 30, where, ()
+    return 45, f"{who} is not among them", ()
 
 
 def _state(unmet: list[Requirement], labels: Mapping[str, str]) -> str:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from controller.policy.compiled import Applied, build_views, compile_policy
 from controller.policy.evaluate import FREE, Judgement, PortJudgement, judge, judge_ports
-from controller.policy.explain import Question, explain_denial, rule_text
+from controller.policy.explain import Denial, Question, denial_of, rule_text
 from controller.policy.objects import Direction, Namespace, Node, Pod, Policy, Profile, Tier
 from controller.policy.peers import AddressRef, Decision, NodeRef, PeerRef, PodRef, UnknownPeerError
 from controller.policy.ports import OFFSETS
@@ -182,6 +182,26 @@ class PolicyModel:
             missing=self._missing(guilty, source, destination, protocol, port, unknown=verdict is None),
         )
 
+    def denials(
+        self, source: PeerRef, destination: PeerRef, protocol: str, port: int, family: int | None = None
+    ) -> tuple[Denial, ...]:
+        """Say of a connection that `decide` denies which policies deny it, direction by direction; empty otherwise.
+
+        Raises:
+            UnknownPeerError: as `decide`.
+
+        """
+        if self.decide(source, destination, protocol, port, family).allowed is not False:
+            return ()
+        first, second = self._place(source).item, self._place(destination).item
+        leaving, entering = self._judge(first, second, OFFSETS[protocol] + port, family)
+        sides = ((Direction.EGRESS, leaving), (Direction.INGRESS, entering))
+        return tuple(
+            self._denial(direction, side, first, second, protocol, port)
+            for direction, side in sides
+            if side.allowed is False
+        )
+
     def _missing(
         self,
         guilty: tuple[tuple[Direction, Judgement], ...],
@@ -192,18 +212,23 @@ class PolicyModel:
         *,
         unknown: bool,
     ) -> str:
-        items = self.universe.items
         texts = []
         for direction, side in guilty:
-            leaving = direction is Direction.EGRESS
-            subject, peer = (source, destination) if leaving else (destination, source)
             if unknown:
                 names = ", ".join(dict.fromkeys(hit.policy.label for hit in side.hits))
                 texts.append(f"{direction} depends on which of the rules of {names} applies")
             else:
-                question = Question(direction, items[subject], items[peer], self._labels_of(peer), protocol, port)
-                texts.append(explain_denial(question, side.hits))
+                texts.append(self._denial(direction, side, source, destination, protocol, port).text)
         return "; ".join(texts)
+
+    def _denial(
+        self, direction: Direction, side: Judgement, source: int, destination: int, protocol: str, port: int
+    ) -> Denial:
+        items = self.universe.items
+        leaving = direction is Direction.EGRESS
+        subject, peer = (source, destination) if leaving else (destination, source)
+        question = Question(direction, items[subject], items[peer], self._labels_of(peer), protocol, port)
+        return denial_of(question, side.hits)
 
     def _labels_of(self, item: int) -> dict[str, str]:
         found = self.universe.items[item]

@@ -6,7 +6,6 @@ import msgspec
 
 from controller.agents import AgentInfo
 from controller.cluster.state import ClusterState, Node
-from controller.matrix.cells import verdict_of
 from controller.matrix.paths import PathStatus
 from controller.plan.paths import ClusterPlan
 from model.clock import rfc3339
@@ -172,7 +171,7 @@ def path_document(status: PathStatus, now: float) -> PathDocument:
         over_tcp=path.task.over_tcp,
         interval_s=path.interval_s,
         state=status.state,
-        verdict=verdict_of(status.state, path.expected),
+        verdict=status.verdict,
         expectation=path.expected,
         loss=round(status.loss, 3),
         rtt_us=status.rtt_us,

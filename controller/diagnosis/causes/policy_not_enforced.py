@@ -1,0 +1,88 @@
+"""Policies exist, and nothing enforces them: neither any, or not one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from controller.diagnosis.allowed import denials_of
+from controller.diagnosis.case import Case
+from controller.diagnosis.catalogue import CauseType
+from controller.diagnosis.denied import asked_text, place_text
+from controller.diagnosis.enforced import Guarded, guarded, guards_of_flow
+from controller.diagnosis.finding import Finding
+from controller.diagnosis.scope import Scope
+from model.diagnosis import Cause, Evidence, Object
+from model.words import MatrixKind
+
+CODE = "policy.not_enforced"
+
+
+def find(case: Case) -> Iterator[Finding]:
+    """Yield the network plugin if all that policies forbid gets through everywhere; else a policy of which that holds.
+
+    Everywhere means: on every node that was tried, and on two at least where there are two.
+    """
+    denials = denials_of(case) if case.passes else ()
+    if not denials:
+        return
+    tried = list(guarded(case))
+    guards = {*guards_of_flow(case), *(node for one in tried for node in one.guards)}
+    if all(one.passes for one in tried):
+        if len(guards) > 1 or len(case.cluster.nodes) == 1:
+            yield _finding(case, tried, _plugin(case), guards)
+        return
+    for denial in denials:
+        mine = [one for one in tried if denial.policy.label in one.policies]
+        nodes = {*guards_of_flow(case), *(node for one in mine for node in one.guards)}
+        if mine and all(one.passes for one in mine) and len(nodes) > 1:
+            policy = denial.policy
+            thing = Object(kind=policy.kind, namespace=policy.namespace, name=policy.name)
+            yield _finding(case, mine, thing, nodes)
+            return
+
+
+def _plugin(case: Case) -> Object:
+    """The network plugin, by the name in its configuration on a node."""
+    for facts in case.facts.values():
+        for file in facts.cni or ():
+            if file.name or file.types:
+                return Object(kind="NetworkPlugin", name=file.name or file.types[0], text=file.path)
+    return Object(kind="NetworkPlugin", name="cni")
+
+
+def _finding(case: Case, tried: list[Guarded], thing: Object, nodes: set[str]) -> Finding:
+    whole = thing.kind == "NetworkPlugin"
+    ends = f"{place_text(case.flow.source)} reaches {place_text(case.flow.destination)} on {asked_text(case)}"
+    what = "no NetworkPolicy is enforced" if whole else f"{thing.kind} {thing.namespace}/{thing.name} is not enforced"
+    denied = "; ".join(d.text for d in denials_of(case))
+    evidence = [
+        Evidence(fact="expectation", says=f"{ends}, which policies forbid: {denied}"),
+        *(Evidence(fact="probe", node=one.guards[0], says=f"forbidden too: {one.says}") for one in tried[:6]),
+    ]
+    fix = (
+        f"give {thing.name} something that enforces policies, or restart what should: kubectl get daemonsets -A"
+        if whole
+        else f"kubectl -n {thing.namespace} describe networkpolicy {thing.name}   (and the log of its enforcer)"
+    )
+    cause = Cause(
+        code=CODE,
+        confidence=0.96,
+        object=thing,
+        summary=f"{what} on any of {len(nodes)} nodes: {ends}, although policies forbid it",
+        evidence=tuple(evidence),
+        fix=fix,
+        suppresses=CAUSE.suppresses,
+    )
+    return Finding(cause=cause, scope=Scope(kinds=(MatrixKind.POLICY,)))
+
+
+CAUSE = CauseType(
+    code=CODE,
+    title="Nothing enforces the policies",
+    sign="what policies forbid gets through, on every node",
+    evidence="forbidden connections tried on every node, from one node to the next",
+    find=find,
+    concerns=lambda flow: flow.source.pod is not None or flow.destination.pod is not None,
+    needs=frozenset({"cni"}),
+    suppresses=("policy.enforcement_stale",),
+)
