@@ -19,8 +19,9 @@ TESTS = Path(__file__).resolve().parent
 # Those that break a lab with agents in it, and wait for what is said of it.
 DRILLS = sorted(path for path in (TESTS / "lab").glob("test_*.py") if "tests.lab.watched" in path.read_text())
 # What is quick and needs no lab stands first, so that plain mistakes are seen at once.
-FIRST = [TESTS / name for name in ("test_repository.py", "cli", "controller", "web", "agent", "lab")]
-LANES = {"all-but-drills": [*FIRST, *(f"--ignore={path}" for path in DRILLS)], "drills": DRILLS}
+QUICK = [TESTS / "test_repository.py", TESTS / "cli", TESTS / "controller"]
+REST = sorted(path for path in TESTS.iterdir() if next(path.rglob("test_*.py"), None) and path not in QUICK)
+LANES = {"all-but-drills": [*QUICK, *REST, *(f"--ignore={path}" for path in DRILLS)], "drills": DRILLS}
 
 
 def main() -> int:
