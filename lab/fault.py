@@ -63,7 +63,8 @@ class Expected(msgspec.Struct, frozen=True, kw_only=True):
 class Broken(msgspec.Struct, frozen=True, kw_only=True):
     """A fault that was made: on what, what must be diagnosed, how to undo it.
 
-    `probe` are arguments of `kubereach probe` that show it.
+    `probe` are arguments of `kubereach probe` that show it, `exit_code` what it ends with. `opens`: an incident is due;
+    what a policy forbids on purpose, as far as anybody can tell, is only said when one asks.
     """
 
     code: str
@@ -72,6 +73,8 @@ class Broken(msgspec.Struct, frozen=True, kw_only=True):
     expected: tuple[Expected, ...]
     probe: tuple[str, ...]
     undo: tuple[Undo, ...]
+    exit_code: int = 1
+    opens: bool = True
 
 
 @dataclass(frozen=True, slots=True)

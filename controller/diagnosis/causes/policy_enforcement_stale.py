@@ -46,12 +46,12 @@ def _find_open(case: Case) -> Iterator[Finding]:
             Evidence(fact="probe", node=one.guards[0], says=f"stopped as it should be: {one.says}")
             for one in stopped[:4]
         ]
-        by = f"a rule in {rule.table} {rule.chain}" if rule is not None else "its rules"
+        by = f"a rule in {rule.table} {rule.chain} on {node} lets" if rule is not None else f"the rules of {node} let"
         cause = Cause(
             code=CODE,
             confidence=0.97 if rule is not None else 0.94,
             object=thing,
-            summary=f"{by} on {node} let through what policies forbid: {ends}",
+            summary=f"{by} through what policies forbid: {ends}",
             evidence=tuple(evidence),
             fix=rule.delete_command if rule is not None else _restart(node),
             suppresses=CAUSE.suppresses,

@@ -42,11 +42,11 @@ def find(case: Case) -> Iterator[Finding]:
 
 
 def _plugin(case: Case) -> Object:
-    """The network plugin, by the name in its configuration on a node."""
+    """The network plugin, by its type in the configuration that a node uses."""
     for facts in case.facts.values():
         for file in facts.cni or ():
-            if file.name or file.types:
-                return Object(kind="NetworkPlugin", name=file.name or file.types[0], text=file.path)
+            if file.types:
+                return Object(kind="NetworkPlugin", name=file.types[0], text=file.path)
     return Object(kind="NetworkPlugin", name="cni")
 
 

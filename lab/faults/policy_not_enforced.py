@@ -1,0 +1,31 @@
+"""Takes the enforcement of policies away on every node, as if the network plugin knew none."""
+
+from __future__ import annotations
+
+from lab.enforcement import take_away, unchecked
+from lab.fault import Bench, Broken, Command, Expected, Fault
+
+
+async def make(bench: Bench, _on: str) -> Broken:
+    """Delete the jumps into the enforcement's chains on every node."""
+    undo: list[Command] = []
+    probe = await unchecked(bench, bench.node(""))
+    for node in bench.topology.nodes:
+        undo += await take_away(bench, node)
+    return Broken(
+        code=FAULT.code,
+        on="",
+        says="no node enforces NetworkPolicies",
+        expected=(Expected(code=FAULT.code, kind="NetworkPlugin"),),
+        probe=probe,
+        undo=tuple(undo),
+    )
+
+
+FAULT = Fault(
+    code="policy.not_enforced",
+    title="nothing enforces policies",
+    target="",
+    make=make,
+    applies=lambda spec: spec.nodes > 1,
+)
