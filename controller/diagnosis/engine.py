@@ -22,7 +22,7 @@ from controller.diagnosis.examine import Examiner, order_of
 from controller.diagnosis.finding import Finding
 from controller.diagnosis.flows import Question, question_of
 from controller.diagnosis.localise import Suspect, fails_wrongly, passes_wrongly
-from controller.incident.book import Entry, IncidentBook
+from controller.incident.book import Entry, IncidentBook, key_of
 from controller.matrix.paths import PathStatus
 from controller.plan.paths import ClusterPlan, Path
 from controller.policy import PolicyModel
@@ -35,7 +35,8 @@ TICK_S = 0.2
 EXAMINE_S = 12.0
 AGAIN_S = 4.0
 DEAF_S = 5.0
-REEXAMINE_S = 20.0
+REEXAMINE_S = 15.0
+MISSED_VERIFICATIONS = 2
 EXAMINATIONS_BEFORE_INCONCLUSIVE = 2
 NARROWED = 8
 TELLING = frozenset({CellState.FAILING, CellState.DEGRADED})
@@ -88,6 +89,8 @@ class Diagnoser:
         self._clock = clock
         self._examiner = Examiner(agents, clock)
         self._tried: dict[str, _Tried] = {}
+        self._verified: dict[str, float] = {}
+        self._missed: dict[str, int] = {}
 
     async def run(self) -> None:
         """Watch until cancelled. One failed examination never ends the watch."""
@@ -135,16 +138,36 @@ class Diagnoser:
     def _second_look(
         self, entries: tuple[Entry, ...], statuses: Mapping[str, PathStatus], now: float
     ) -> Suspect | None:
-        """An inconclusive incident is looked at again from time to time: what was silent may speak by now."""
+        """What is open is looked at again from time to time.
+
+        What was silent may speak by now; and where one cause was mended and another has the same symptoms, the paths go
+        on failing under the wrong name.
+        """
+        open_now = {entry.incident.id for entry in entries}
+        self._verified = {key: at for key, at in self._verified.items() if key in open_now}
         for entry in entries:
-            if entry.incident.causes[0].code != explain.INCONCLUSIVE:
+            key = entry.incident.id
+            if entry.healthy_since_s is not None or now - self._verified.setdefault(key, entry.opened_s) < REEXAMINE_S:
                 continue
             for status in statuses.values():
-                tried = self._tried.get(status.path.id)
-                rested = tried is None or now - tried.last_s >= REEXAMINE_S
-                if rested and status.state is CellState.FAILING and any(s.covers(status.path) for s in entry.scopes):
-                    return Suspect(status.path, entry.scopes[0], entry.incident.causes[0].object.name)
+                if status.state is CellState.FAILING and any(s.covers(status.path) for s in entry.scopes):
+                    self._verified[key] = now
+                    return Suspect(status.path, entry.scopes[0], entry.incident.causes[0].object.name, verifies=key)
         return None
+
+    def _verify(self, key: str, findings: tuple[Finding, ...]) -> None:
+        """Hold a fresh diagnosis against an open incident: one that is twice not found again has gone."""
+        entry = next((e for e in self._book.open_entries() if e.incident.id == key), None)
+        if entry is None:
+            return
+        known = key_of(entry.incident.causes[0])
+        if any(key_of(f.cause) == known for f in findings):
+            self._missed.pop(key, None)
+            return
+        self._missed[key] = self._missed.get(key, 0) + 1
+        if self._missed[key] >= MISSED_VERIFICATIONS:
+            del self._missed[key]
+            self._book.resolve(key)
 
     def _forget(self, statuses: Mapping[str, PathStatus]) -> None:
         for path_id in [p for p in self._tried if (s := statuses.get(p)) is None or s.state is CellState.OK]:
@@ -176,11 +199,18 @@ class Diagnoser:
             return
         first_sign = status.first_failure_at or status.since
         telling = tuple(f for f in findings if not f.intended)
+        if suspect.verifies:
+            self._verify(suspect.verifies, findings)
+        enough = EXAMINATIONS_BEFORE_INCONCLUSIVE + (0 if status.state is CellState.FAILING else 1)
         if telling:
             self._open(telling, first_sign, suspect.path)
         elif findings:
             tried.last_s = now + REEXAMINE_S
-        elif tried.times >= EXAMINATIONS_BEFORE_INCONCLUSIVE and not _is_transient(case):
+        elif suspect.verifies:
+            return
+        elif _is_transient(case, self._cluster()):
+            tried.times -= 1
+        elif tried.times >= enough:
             self._open((explain.inconclusive(case, suspect.scope, suspect.shape),), first_sign, suspect.path)
 
     def _open(self, findings: tuple[Finding, ...], first_sign: float, path: Path) -> None:
@@ -265,9 +295,15 @@ class Diagnoser:
         return failing[0] if failing else flow
 
 
-def _is_transient(case: Case) -> bool:
-    """Whether the flow worked while it was examined: then there is nothing left to explain."""
-    return case.burst is not None and case.burst.outcome is Outcome.OK
+def _is_transient(case: Case, cluster: ClusterState) -> bool:
+    """Whether there is nothing left to explain: the flow worked when it was examined, or a pod of it came or went."""
+    if case.burst is not None and case.burst.outcome is Outcome.OK:
+        return True
+    for place in (case.flow.source, case.flow.destination):
+        now = cluster.pods.get(place.pod.uid) if place.pod is not None else None
+        if place.pod is not None and (now is None or now.deleting or not now.ready):
+            return True
+    return False
 
 
 def cells_of(paths: tuple[Path, ...]) -> tuple[CellRef, ...]:

@@ -120,11 +120,15 @@ def _some_pass(entry: Entry, statuses: Mapping[str, PathStatus]) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Suspect:
-    """The path to examine, and the narrowest scope that the shape of the failures allows."""
+    """The path to examine, and the narrowest scope that the shape of the failures allows.
+
+    `verifies` is the open incident that is held against a fresh examination, "" for a new suspicion.
+    """
 
     path: Path
     scope: Scope
     shape: str
+    verifies: str = ""
 
 
 def choose(
