@@ -245,9 +245,18 @@ class AgentProcess:
 
 @contextlib.asynccontextmanager
 async def agent(
-    namespace: str, node: str, address: str, controller_address: str, folder: Path, *more: str
+    namespace: str,
+    node: str,
+    address: str,
+    controller_address: str,
+    folder: Path,
+    *more: str,
+    launcher: tuple[str, ...] = (),
 ) -> AsyncIterator[AgentProcess]:
-    """A real agent in a namespace. `folder` holds the controller's CA and token; netns files lie in folder/netns."""
+    """A real agent in a namespace. `folder` holds the controller's CA and token; netns files lie in folder/netns.
+
+    `launcher` is a command that runs it, such as setpriv.
+    """
     own = folder / node
     (own / "state").mkdir(parents=True, exist_ok=True)
     (folder / "netns").mkdir(exist_ok=True)
@@ -260,7 +269,7 @@ async def agent(
     log_file = own / "log"
     with log_file.open("a") as log:
         process = await asyncio.create_subprocess_exec(
-            *netns.nsenter_argv(namespace, [sys.executable, "-E", "-s", "-m", "agent.app", *arguments]),
+            *netns.nsenter_argv(namespace, [*launcher, sys.executable, "-E", "-s", "-m", "agent.app", *arguments]),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
