@@ -6,11 +6,12 @@ eth0 alone and heals nothing else: what a user takes away by hand stays away.
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import socket
-import struct
-from typing import Final
+from collections.abc import Iterable
+from typing import Any, Final
+
+from pyroute2 import AsyncIPRoute
+from pyroute2.netlink.exceptions import NetlinkError
 
 from lab import netns
 from lab.spec import NodeSpec, Topology
@@ -20,60 +21,37 @@ RTMGRP_LINK: Final = 1
 RTM_NEWLINK: Final = 16
 IFF_UP: Final = 0x1
 IFF_RUNNING: Final = 0x40
-IFLA_IFNAME: Final = 3
-NETLINK_ROUTE: Final = 0
 
 log = logging.getLogger(__name__)
 
 
-def link_states(data: bytes) -> list[tuple[str, bool]]:
-    """Return (device, up and running) of each RTM_NEWLINK in a netlink datagram (rtnetlink(7))."""
-    states = []
-    offset = 0
-    while offset + 16 <= len(data):
-        length, kind = struct.unpack_from("=IH", data, offset)
-        if length < 16:
-            break
-        if kind == RTM_NEWLINK:
-            flags = struct.unpack_from("=I", data, offset + 24)[0]
-            name = _name(data[offset + 32 : offset + length])
-            states.append((name, bool(flags & IFF_UP and flags & IFF_RUNNING)))
-        offset += (length + 3) & ~3
-    return states
-
-
-def _name(attributes: bytes) -> str:
-    offset = 0
-    while offset + 4 <= len(attributes):
-        length, kind = struct.unpack_from("=HH", attributes, offset)
-        if length < 4:
-            break
-        if kind == IFLA_IFNAME:
-            return attributes[offset + 4 : offset + length].rstrip(b"\0").decode()
-        offset += (length + 3) & ~3
-    return ""
+def link_states(messages: Iterable[Any]) -> list[tuple[str, bool]]:
+    """Return (device, up and running) of each RTM_NEWLINK among pyroute2's messages (rtnetlink(7))."""
+    return [
+        (str(message.get_attr("IFLA_IFNAME")), bool(message["flags"] & IFF_UP and message["flags"] & IFF_RUNNING))
+        for message in messages
+        if message["header"].get("type") == RTM_NEWLINK
+    ]
 
 
 async def keep_uplink(topology: Topology, node: NodeSpec) -> None:
     """Watch one node's eth0 until cancelled, and put its addresses and routes back after it was down."""
-    loop = asyncio.get_running_loop()
-    sock = netns.socket_in(node.netns, socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_ROUTE)
-    sock.bind((0, RTMGRP_LINK))
-    sock.setblocking(False)
+    # pyroute2 makes a namespace that is not there; ours must be.
+    if not netns.exists(node.netns):
+        raise netns.NetnsError(f"no network namespace {node.netns}")
     running = True
-    try:
+    async with AsyncIPRoute(netns=node.netns) as events:
+        await events.bind(groups=RTMGRP_LINK)
         while True:
             try:
-                data = await loop.sock_recv(sock, 65536)
-            except OSError as error:  # events came faster than they were read: the state is in the next one
+                messages = [message async for message in events.get()]
+            except (OSError, NetlinkError) as error:  # they came faster than they were read: the next tells the state
                 log.warning("%s: link events were lost: %s", node.name, error)
                 continue
-            for device, now in link_states(data):
+            for device, now in link_states(messages):
                 if device != "eth0":
                     continue
                 if now and not running:
                     await ip_batch(node.netns, restore_batch(topology, node), force=True)
                     log.info("%s: eth0 is up again; its addresses and routes were put back", node.name)
                 running = now
-    finally:
-        sock.close()
