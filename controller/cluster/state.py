@@ -79,6 +79,14 @@ class Pod(msgspec.Struct, frozen=True, kw_only=True):
         """namespace/name."""
         return f"{self.namespace}/{self.name}"
 
+    @property
+    def workload(self) -> tuple[str, str]:
+        """Kind and name of what people made that made this pod: of a ReplicaSet its Deployment; of nothing, itself."""
+        generation = self.labels.get("pod-template-hash", "")
+        if self.owner_kind == "ReplicaSet" and generation and self.owner_name.endswith(f"-{generation}"):
+            return "Deployment", self.owner_name.removesuffix(f"-{generation}")
+        return (self.owner_kind, self.owner_name) if self.owner_kind else ("Pod", self.name)
+
 
 class ServicePort(msgspec.Struct, frozen=True, kw_only=True):
     """A port of a Service. `target_port` is a number, or the name of a container port."""

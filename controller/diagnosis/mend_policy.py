@@ -74,5 +74,5 @@ def _relabel(denial: Denial, peer: Place, cluster: ClusterState) -> str:
     values = [p.labels.get(wanted.key) for p in cluster.pods.values() if p.namespace == pod.namespace]
     if SequenceMatcher(None, own, value).ratio() < LIKE or value not in values or values.count(own) > 1:
         return ""
-    owner = f"   (and in the template of {pod.owner_kind} {pod.owner_name})" if pod.owner_name else ""
+    owner = f"   (and in the template of {' '.join(pod.workload)})" if pod.owner_name else ""
     return f"kubectl -n {pod.namespace} label pod {pod.name} {wanted.key}={value} --overwrite{owner}"

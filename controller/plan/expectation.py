@@ -109,7 +109,7 @@ def _pod(pod: Pod, node: Node | None) -> objects.Pod:
         node_addresses=node.addresses if node else (),
         host_network=pod.host_network,
         terminated=pod.phase in FINISHED,
-        owner=objects.Owner(pod.owner_kind, pod.owner_name) if pod.owner_kind else None,
+        owner=objects.Owner(*pod.workload),
     )
 
 

@@ -12,6 +12,7 @@ from aiohttp import web
 
 from controller.auth import PROBE, READ, bearer
 from controller.diagnosis.request import ProbeRequest
+from controller.matrix import policy as policies
 from controller.web.documents import ClusterDocument, Error, Paths, node_document, path_document
 from controller.web.metrics import render
 from controller.web.openapi import document as openapi_document
@@ -162,6 +163,24 @@ def ready_nodes(services: Services) -> dict[str, bool | None]:
     return {name: node.ready for name, node in services.watch.snapshot().nodes.items()}
 
 
+async def policy_matrix(request: web.Request) -> web.StreamResponse:
+    """What policies say between namespaces or workloads, beside what was observed."""
+    services = request.app[SERVICES]
+    by = request.query.get("by") or "namespace"
+    if by not in policies.BY:
+        raise BadRequestError(422, f"by: {by!r} is not known", f"one of {', '.join(policies.BY)}")
+    model, within = services.planner.policy, request.query.get("namespace", "")
+    if model is None:
+        raise BadRequestError(503, "policies have not been read yet", "try again in a few seconds")
+    try:
+        names, entries = await asyncio.to_thread(policies.expectations, model, by, within)
+    except policies.TooManyError as error:
+        raise BadRequestError(422, str(error), "add namespace=NAME") from None
+    now = services.clock.wall()
+    cluster, statuses = services.watch.snapshot(), services.matrix.statuses().values()
+    return answer(policies.policy_matrix(names, entries, by, statuses, cluster, now, rfc3339(now)))
+
+
 async def paths(request: web.Request) -> web.StreamResponse:
     """The paths of a cell."""
     services = request.app[SERVICES]
@@ -259,6 +278,7 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("GET", "/metrics", allowed(READ, metrics)),
     ("GET", "/api/v1/cluster", allowed(READ, cluster)),
     ("GET", "/api/v1/matrix", allowed(READ, matrix)),
+    ("GET", "/api/v1/policy/matrix", allowed(READ, policy_matrix)),
     ("GET", "/api/v1/paths", allowed(READ, paths)),
     ("GET", "/api/v1/incidents", allowed(READ, incidents)),
     ("GET", "/api/v1/incidents/{id}", allowed(READ, incident)),

@@ -8,12 +8,13 @@ from typing import Any
 import msgspec
 
 from controller.diagnosis.request import ProbeRequest
+from controller.matrix.policy import BY, PolicyMatrix
 from controller.sweep import SweepState
 from controller.web.documents import ClusterDocument, Error, Paths
 from model.diagnosis import Incident, Matrix, ProbeReport
 from model.words import IncidentState, MatrixKind
 
-TYPES = (ClusterDocument, Error, Incident, Matrix, Paths, ProbeReport, ProbeRequest, SweepState)
+TYPES = (ClusterDocument, Error, Incident, Matrix, Paths, PolicyMatrix, ProbeReport, ProbeRequest, SweepState)
 VERSION = "1"
 KINDS = [kind.value for kind in MatrixKind]
 STATES = [state.value for state in IncidentState]
@@ -34,6 +35,17 @@ OPERATIONS: tuple[tuple[str, str, str, Any, tuple[Any, ...], Any], ...] = (
     ("get", "/metrics", "Prometheus metrics", None, (), None),
     ("get", "/api/v1/cluster", "nodes and their agents", ClusterDocument, (), None),
     ("get", "/api/v1/matrix", "the matrix of one kind", Matrix, (_KIND,), None),
+    (
+        "get",
+        "/api/v1/policy/matrix",
+        "what policies say between namespaces or workloads, beside what was observed",
+        PolicyMatrix,
+        (
+            _parameter("by", "what rows and columns are", {"type": "string", "enum": [*BY], "default": "namespace"}),
+            _parameter("namespace", "those of one namespace alone", _TEXT),
+        ),
+        None,
+    ),
     (
         "get",
         "/api/v1/paths",
