@@ -201,7 +201,9 @@ class Diagnoser:
         telling = tuple(f for f in findings if not f.intended)
         if suspect.verifies:
             self._verify(suspect.verifies, findings)
-        enough = EXAMINATIONS_BEFORE_INCONCLUSIVE + (0 if status.state is CellState.FAILING else 1)
+        # Where an agent is silent, or some packets pass, the next look may well tell more.
+        hasty = status.state is not CellState.FAILING or bool(case.silent)
+        enough = EXAMINATIONS_BEFORE_INCONCLUSIVE + (1 if hasty else 0)
         if telling:
             self._open(telling, first_sign, suspect.path)
         elif findings:
@@ -218,12 +220,14 @@ class Diagnoser:
         explained = [f for f in findings if f.scope.covers(path)] or [findings[0]]
         best = explained[0]
         others = tuple(f for f in findings if f is not best)
+        statuses = self._matrix.statuses().values()
+        wrong = [s.path for s in statuses if fails_wrongly(s) or passes_wrongly(s)]
         for entry in self._book.open_entries():
             vague = entry.incident.causes[0].code == explain.INCONCLUSIVE
-            if vague and best.cause.code != explain.INCONCLUSIVE and any(s.covers(path) for s in entry.scopes):
+            riddles = [p for p in wrong if any(s.covers(p) for s in entry.scopes)]
+            solved = all(best.scope.covers(p) for p in riddles) or path in riddles
+            if vague and best.cause.code != explain.INCONCLUSIVE and solved:
                 self._book.resolve(entry.incident.id)
-        statuses = self._matrix.statuses().values()
-        wrong = (s.path for s in statuses if fails_wrongly(s) or passes_wrongly(s))
         concerned_ = [p for p in wrong if best.scope.covers(p)] or [path]
         self._book.open((best, *others), first_sign, cells_of(tuple(concerned_)))
 
