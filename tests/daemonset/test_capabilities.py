@@ -60,6 +60,8 @@ def orders() -> dict[str, Order]:
         return ProbeOrder(vantage=vantage, method=method, family=4, address="10.9.0.1", port=port, count=1)
 
     asked = {
+        # First of all: a child of another order that still visits the pod's namespace would pass for an inhabitant.
+        "resolver of the pod": FactsOrder(vantage=POD, subjects=("resolver",)),
         "probe from the host": probe(HOST, Method.TCP, 8703),
         "ping from the host": probe(HOST, Method.ICMP),
         "probe as the pod": probe(POD, Method.TCP, 8703),
@@ -68,7 +70,6 @@ def orders() -> dict[str, Order]:
         "rules of the host": FactsOrder(vantage=HOST, walks_asked=(PACKET,), droppers_asked=(PACKET,)),
         "routes of the pod": FactsOrder(vantage=POD, subjects=("links", "routes", "sockets")),
         "rules of the pod": FactsOrder(vantage=POD, walks_asked=(POD_PACKET,)),
-        "resolver of the pod": FactsOrder(vantage=POD, subjects=("resolver",)),
     }
     made = {}
     for number, (name, order) in enumerate(asked.items(), 1):
