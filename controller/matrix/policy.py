@@ -7,6 +7,7 @@ for the group of its backends.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 
 import msgspec
 
@@ -54,6 +55,7 @@ class TooManyError(ValueError):
     """More groups than a matrix can show; the text says how many."""
 
 
+@lru_cache(maxsize=2)
 def expectations(model: PolicyModel, by: str, within: str) -> tuple[tuple[str, ...], dict[tuple[str, str], Entry]]:
     """The names of the groups (of namespace `within` alone, if given) and what may pass between them.
 

@@ -20,7 +20,7 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self';"
     " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-KINDS = ("node", "host", "pod", "service", "dns", "egress")
+KINDS = ("node", "host", "pod", "service", "dns", "egress", "policy")
 Document = dict[str, Any]
 
 
@@ -57,6 +57,22 @@ def large_matrix(count: int) -> Document:
             state = "failing" if to == 417 % count else "stale" if at == 700 % count else "ok"
             cells.append(cell(source, names[to], state))
     return {"kind": "node", "at": "2026-11-21T11:40:00Z", "rows": names, "columns": names, "cells": cells}
+
+
+def policy_matrix(by: str) -> Document:
+    """What policies say between two groups: all ways one way, some ports the other, and one cell that was seen."""
+    names = ["pay", "shop"] if by == "namespace" else ["pay/payments", "shop/cart", "shop/frontend"]
+    one, other = names[0], names[-1]
+    told = {(one, one): ("allowed", []), (other, one): ("partly", ["TCP 8443"])}
+    cells = []
+    for source in names:
+        for destination in names:
+            expected, ports = told.get((source, destination), ("denied", []))
+            made = cell(source, destination, "unsampled") | {"expected": expected, "ports": ports, "age_s": None}
+            cells.append(made)
+    seen = {"state": "failing", "verdict": "blocked_as_intended", "age_s": 0.5}
+    cells[1] |= seen
+    return {"kind": "policy", "by": by, "at": "2026-11-21T11:40:00Z", "rows": names, "columns": names, "cells": cells}
 
 
 INCIDENT: Document = {
@@ -264,6 +280,8 @@ class StubController:
                 return web.json_response({"nodes": self.nodes})
             case ["matrix"]:
                 return web.json_response(self.matrices[request.query["kind"]])
+            case ["policy", "matrix"]:
+                return web.json_response(policy_matrix(request.query["by"]))
             case ["paths"]:
                 return web.json_response({"paths": self._paths(request.query), "unsampled": ""})
             case ["incidents"]:

@@ -172,6 +172,18 @@ async def test_tabs_show_their_matrix(watched: Watched, stub: StubController) ->
     await expect(page.locator("#tab-dns")).to_have_attribute("aria-selected", "true")
 
 
+async def test_policies_show_expected_beside_observed(watched: Watched, stub: StubController) -> None:
+    """What was seen goes before what policies say, which fills the other cells; ports are told, paths not asked for."""
+    page = await visit(watched, stub)
+    await page.click("#tab-namespace")
+    await expect(page.locator("#grid")).to_have_attribute("data-columns", "2")
+    for words in ("blocked as intended 1", "may pass, not sampled 1", "nothing may pass, not sampled 1"):
+        await expect(page.locator("#legend")).to_contain_text(words)
+    await page.mouse.click(*await place(page, 1, 0))
+    await expect(page.locator("#cell")).to_contain_text("policies: partly · TCP 8443")
+    assert not any("by=namespace" in path and "/paths" in path for path, _ in stub.requests)
+
+
 async def test_a_cell_opens_with_its_paths(watched: Watched, stub: StubController) -> None:
     """Pointing tells, clicking opens, Escape closes; the panel leads to the incident that explains the cell."""
     stub.incidents = [INCIDENT]

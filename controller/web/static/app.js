@@ -5,7 +5,7 @@ import { dropToken, get, keepToken, stream, takeToken, Unauthorized } from "./ap
 import { badge, byId, element, fill, setText } from "./dom.js";
 import { Grid } from "./grid.js";
 import * as incidents from "./incidents.js";
-import { age, BY_CODE, KINDS, LOOKS, loss, plural, time, VERDICTS } from "./looks.js";
+import { age, BY_CODE, BY_POLICY, KINDS, LOOKS, loss, plural, time, VERDICTS } from "./looks.js";
 import { Matrix } from "./matrix.js";
 import { drawPanel } from "./panel.js";
 
@@ -147,7 +147,8 @@ function showTip(at, x, y) {
   const cell = grid.matrix.cell(at);
   fill(tip,
     element("strong", null, `${cell.source} → ${cell.destination}`), element("div", null, badge(cell.look)),
-    cell.look.name !== "unsampled" && element("div", { class: "meta" }, `${VERDICTS[cell.verdict]} · loss ${loss(cell.loss)} · ${time(cell.rtt)} · ${cell.age === null ? "never measured" : `${age(cell.age)} ago`}`),
+    cell.expected && element("div", { class: "meta" }, `policies: ${cell.expected}`),
+    cell.look.name !== "unsampled" && cell.age !== null && element("div", { class: "meta" }, `${VERDICTS[cell.verdict]} · loss ${loss(cell.loss)} · ${time(cell.rtt)} · ${cell.age === null ? "never measured" : `${age(cell.age)} ago`}`),
     cell.failing.length > 0 && element("div", { class: "meta" }, `${cell.failing.length} of ${plural(cell.paths, "path")} failing; click for each`));
   const box = tip.getBoundingClientRect();
   tip.style.left = `${Math.max(4, Math.min(x + 14, innerWidth - box.width - 8))}px`;
@@ -208,7 +209,7 @@ function lightCells(cells) {
 /* ---- what the controller says ---- */
 
 async function readMatrix(name) {
-  const read = new Matrix(await get("matrix", { kind: name }, 60000));
+  const read = new Matrix(BY_POLICY.has(name) ? await get("policy/matrix", { by: name }, 60000) : await get("matrix", { kind: name }, 60000));
   matrices.set(name, read);
   if (name === kind) grid.show(read);
   changedSoon();
@@ -216,7 +217,7 @@ async function readMatrix(name) {
 
 async function readPaths() {
   const wanted = selected;
-  if (!wanted) return;
+  if (!wanted || BY_POLICY.has(wanted.kind)) return;
   let read;
   try {
     const said = await get("paths", wanted);
@@ -242,7 +243,7 @@ const readAll = () => Promise.all([readCluster(), readIncidents(), readMatrix(ki
 
 async function readOthers() {
   if ((cluster?.nodes ?? []).length > PREFETCH_NODES) return;
-  for (const [name] of KINDS) if (name !== kind) await readMatrix(name);
+  for (const [name] of KINDS) if (name !== kind && !BY_POLICY.has(name)) await readMatrix(name);
 }
 
 function onEvent(name, data) {

@@ -2,6 +2,8 @@
 // dark have their own. Nothing here touches the page or the network.
 
 export const UNSAMPLED = 0, OK = 1, FAILING = 2, DEGRADED = 3, UNKNOWN = 4, STALE = 5, STARVED = 6, BLOCKED = 7, OPEN = 8;
+// What policies say of a cell that nothing measures.
+export const ALLOWED = 9, PARTLY = 10, DENIED = 11;
 
 // In the order of the legend. `glyph` is what stands in text; the canvas draws the same shape as lines.
 export const LOOKS = [
@@ -13,14 +15,19 @@ export const LOOKS = [
   { code: UNKNOWN, name: "unknown", glyph: "?", words: "unknown" },
   { code: STALE, name: "stale", glyph: "~", words: "stale: no new data" },
   { code: STARVED, name: "starved", glyph: "…", words: "starved: the agent got no CPU" },
+  { code: ALLOWED, name: "allowed", glyph: "+", words: "may pass, not sampled" },
+  { code: PARTLY, name: "partly", glyph: "±", words: "some may pass, not sampled" },
+  { code: DENIED, name: "denied", glyph: "−", words: "nothing may pass, not sampled" },
   { code: UNSAMPLED, name: "unsampled", glyph: "·", words: "not sampled" },
 ];
 export const BY_CODE = LOOKS.reduce((all, look) => { all[look.code] = look; return all; }, []);
 const STATE_CODES = { ok: OK, failing: FAILING, degraded: DEGRADED, unknown: UNKNOWN, stale: STALE, starved: STARVED, unsampled: UNSAMPLED };
-export const AS_IT_SHOULD = new Set([OK, BLOCKED, UNSAMPLED]);
+const EXPECTED_CODES = { allowed: ALLOWED, partly: PARTLY, denied: DENIED };
+export const AS_IT_SHOULD = new Set([OK, BLOCKED, UNSAMPLED, ALLOWED, PARTLY, DENIED]);
 
 // What policy intends goes before what the wire does; a state this page does not know is unknown, never ok.
-export function codeOf(state, verdict) {
+export function codeOf(state, verdict, expected) {
+  if (state === "unsampled") return EXPECTED_CODES[expected] ?? UNSAMPLED;
   if (state === "ok" || state === "failing") {
     if (verdict === "blocked_as_intended") return BLOCKED;
     if (verdict === "unexpected_pass") return OPEN;
@@ -35,7 +42,13 @@ export const KINDS = [
   ["service", "Services", "from each node to each Service"],
   ["dns", "DNS", "from each node to the DNS Service, its replicas and names"],
   ["egress", "Egress", "from each node to the configured targets outside"],
+  ["policy", "Forbidden", "what policies forbid, tried from each node"],
+  ["namespace", "Policy by namespace", "what policies let through between namespaces, beside what was seen"],
+  ["workload", "Policy by workload", "what policies let through between workloads, beside what was seen"],
 ];
+
+// Tabs that are read from the policies rather than from the paths.
+export const BY_POLICY = new Set(["namespace", "workload"]);
 
 export const VERDICTS = {
   healthy: "healthy",

@@ -6,7 +6,7 @@ const VERDICT_NAMES = ["unknown", "healthy", "blocked_as_intended", "unexpected_
 
 export class Matrix {
   constructor(document) {
-    this.kind = document.kind;
+    this.kind = document.by ?? document.kind;
     this.at = document.at;
     this.rows = document.rows;
     this.columns = document.columns;
@@ -21,6 +21,7 @@ export class Matrix {
     this.age = new Float32Array(size).fill(NaN);
     this.ageAt = new Float64Array(size);
     this.failing = new Map();
+    this.expected = new Map();               // what policies say, in words
     this.paths = new Uint16Array(size);
     this.counts = new Uint32Array(BY_CODE.length);
     this.counts[UNSAMPLED] = size;
@@ -33,7 +34,7 @@ export class Matrix {
     if (row === undefined || column === undefined) return -1;
     const at = row * this.columns.length + column;
     this.counts[this.code[at]]--;
-    this.code[at] = codeOf(cell.state, cell.verdict);
+    this.code[at] = codeOf(cell.state, cell.verdict, cell.expected);
     this.counts[this.code[at]]++;
     this.verdict[at] = Math.max(0, VERDICT_NAMES.indexOf(cell.verdict));
     this.loss[at] = cell.loss ?? 0;
@@ -43,6 +44,7 @@ export class Matrix {
     this.paths[at] = cell.paths ?? 0;
     if (cell.failing?.length) this.failing.set(at, cell.failing);
     else this.failing.delete(at);
+    if (cell.expected) this.expected.set(at, [cell.expected, ...cell.ports ?? []].join(" · "));
     return at;
   }
 
@@ -52,7 +54,7 @@ export class Matrix {
       at, kind: this.kind, source: this.rows[Math.floor(at / width)], destination: this.columns[at % width],
       look: BY_CODE[this.code[at]], verdict: VERDICT_NAMES[this.verdict[at]], loss: this.loss[at], rtt: this.rtt[at],
       age: Number.isNaN(this.age[at]) ? null : this.age[at] + (performance.now() - this.ageAt[at]) / 1000,
-      paths: this.paths[at], failing: this.failing.get(at) ?? [],
+      paths: this.paths[at], failing: this.failing.get(at) ?? [], expected: this.expected.get(at) ?? "",
     };
   }
 

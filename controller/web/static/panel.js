@@ -2,7 +2,7 @@
 
 import { badge, byId, element, fill } from "./dom.js";
 import { concerning } from "./incidents.js";
-import { age, BY_CODE, codeOf, loss, plural, time, VERDICTS } from "./looks.js";
+import { age, BY_CODE, BY_POLICY, codeOf, loss, plural, time, VERDICTS } from "./looks.js";
 
 export function drawPanel(cell, paths, on) {
   const box = byId("cell");
@@ -13,8 +13,9 @@ export function drawPanel(cell, paths, on) {
       element("button", { type: "button", class: "close", "aria-label": "Close this cell", onclick: on.close }, "✕")),
     element("p", null, badge(cell.look), ` · ${VERDICTS[cell.verdict] ?? cell.verdict}`),
     element("p", { class: "meta" }, `loss ${loss(cell.loss)} · ${time(cell.rtt)} · measured ${cell.age === null ? "never" : `${age(cell.age)} ago`}`),
+    cell.expected && element("p", { class: "meta" }, `policies: ${cell.expected}`),
     explained.map((one) => element("p", null, element("button", { type: "button", class: "link", onclick: () => on.incident(one.id) }, `explained by: ${one.title}`))),
-    pathTable(paths));
+    !BY_POLICY.has(cell.kind) && pathTable(paths));
   box.hidden = false;
 }
 

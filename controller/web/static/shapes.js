@@ -1,7 +1,7 @@
 // How one cell is drawn: a filled square and, where there is room, the glyph of its meaning as lines, so that nothing
 // is said by colour alone.
 
-import { BLOCKED, DEGRADED, FAILING, OK, OPEN, STALE, STARVED, UNKNOWN, UNSAMPLED } from "./looks.js";
+import { ALLOWED, BLOCKED, DEGRADED, DENIED, FAILING, OK, OPEN, PARTLY, STALE, STARVED, UNKNOWN, UNSAMPLED } from "./looks.js";
 
 const GLYPH_FROM = 11;
 
@@ -13,6 +13,9 @@ const STROKES = {
   [OPEN]: [[0.5, 0.16, 0.5, 0.6], [0.5, 0.78, 0.5, 0.84]],
   [UNKNOWN]: [[0.32, 0.34, 0.38, 0.22, 0.56, 0.18, 0.68, 0.3, 0.62, 0.44, 0.5, 0.52, 0.5, 0.62], [0.5, 0.8, 0.5, 0.84]],
   [STALE]: [[0.14, 0.58, 0.3, 0.42, 0.48, 0.52, 0.64, 0.6, 0.86, 0.42]],
+  [ALLOWED]: [[0.5, 0.24, 0.5, 0.76], [0.24, 0.5, 0.76, 0.5]],
+  [PARTLY]: [[0.5, 0.16, 0.5, 0.6], [0.28, 0.38, 0.72, 0.38], [0.28, 0.8, 0.72, 0.8]],
+  [DENIED]: [[0.26, 0.5, 0.74, 0.5]],
   [STARVED]: [[0.2, 0.5, 0.24, 0.5], [0.48, 0.5, 0.52, 0.5], [0.76, 0.5, 0.8, 0.5]],
 };
 const DASHED = new Set([UNSAMPLED]);
