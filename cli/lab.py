@@ -50,6 +50,7 @@ def _up(options: argparse.Namespace) -> int:
         proxy=options.proxy,
         family=options.family,
         zones=options.zones,
+        control_plane="kubernetes" if options.kubernetes else "embedded",
     )
     _end_by_signals()
     try:
@@ -153,6 +154,9 @@ def _add_up(verbs: Parsers) -> None:
     parser.add_argument("--cni", default=CNIS[0], metavar="|".join(CNIS))
     parser.add_argument("--proxy", default=PROXIES[0], metavar="|".join(PROXIES))
     parser.add_argument("--family", default="dual", metavar="|".join(FAMILIES))
+    parser.add_argument(
+        "--kubernetes", action="store_true", help="a real Kubernetes, built here the first time (needs Go)"
+    )
     parser.add_argument("--no-agents", action="store_true", help="the cluster only, without kubereach in it")
     parser.add_argument("--detach", action="store_true", help="return once it is up")
     parser.set_defaults(run=_up)

@@ -21,6 +21,9 @@ import msgspec
 from lab import netns
 from lab.client import ApiClient, ApiError
 from lab.embedded.cluster.processes import BIND_AND_EXEC
+from lab.kubernetes import build
+from lab.kubernetes.start import load_image as load_node_image
+from lab.kubernetes.start import node_mounts
 from lab.manifests import Applier, ManifestError, in_order, read_documents
 from lab.spec import (
     MEMBER_VARIABLE,
@@ -49,6 +52,7 @@ COMMANDS: Final = (
     "nft",
     "unbound",
 )
+REAL_COMMANDS: Final = ("containerd", "containerd-shim-runc-v2", "ctr", "runc", "etcd", "mount")
 # What a lab needs of the kernel, tried in a namespace of its own: a name for the message, and lines for `ip -batch`.
 KERNEL_FEATURES: Final = (
     ("veth", "link add t0 type veth peer name t1"),
@@ -71,14 +75,17 @@ class LabError(RuntimeError):
         self.code = code
 
 
-def check_machine() -> None:
-    """Raise LabError where this machine or user cannot carry a lab."""
+def check_machine(*, real: bool = False) -> None:
+    """Raise LabError where this machine or user cannot carry a lab (`real`: one with a real Kubernetes)."""
     if os.geteuid() != 0:
         raise LabError("a lab makes network namespaces and must be run as root (try: sudo kubereach lab …)")
     path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
     missing = [command for command in COMMANDS if shutil.which(command, path=path) is None]
     if missing:
         raise LabError(f"missing on this machine: {', '.join(missing)} (on Debian: make install)")
+    missing = [command for command in REAL_COMMANDS if real and shutil.which(command, path=path) is None]
+    if missing:
+        raise LabError(f"missing for --kubernetes: {', '.join(missing)} (on Debian: scripts/install --kubernetes)")
     probe = f"kubereach-try-{os.getpid()}"
     try:
         netns.create(probe)
@@ -99,7 +106,12 @@ def up(spec: LabSpec, progress: Progress, *, agents: bool = True, sample: bool =
         plan = compute_topology(spec)
     except SpecError as error:
         raise LabError(str(error)) from None
-    check_machine()
+    check_machine(real=spec.real)
+    if spec.real:
+        try:
+            build.ensure(progress)
+        except build.BuildError as error:
+            raise LabError(str(error)) from None
     try:
         lab_directory(spec.name).mkdir(parents=True)
     except FileExistsError:
@@ -248,7 +260,7 @@ def exec_argv(name: str, place: str, command: Sequence[str]) -> list[str]:
         return _enter(fixed[place], command)
     if kind == "node" and rest:
         try:
-            return _enter(plan.node(rest).netns, command)
+            return _enter(plan.node(rest).netns, command, _mounts_of(plan, rest))
         except SpecError as error:
             raise LabError(str(error)) from None
     namespace, _, pod = rest.partition("/")
@@ -257,10 +269,32 @@ def exec_argv(name: str, place: str, command: Sequence[str]) -> list[str]:
     raise LabError(f"{place!r}: expected node/NAME, pod/NS/NAME, router, outside or control")
 
 
-def _enter(namespace: str, command: Sequence[str]) -> list[str]:
+def _enter(namespace: str, command: Sequence[str], enter: Sequence[str] = ()) -> list[str]:
     if not netns.exists(namespace):
         raise LabError(f"the network namespace {namespace} is not there")
-    return netns.nsenter_argv(namespace, command)
+    return netns.nsenter_argv(namespace, command, enter)
+
+
+def _mounts_of(plan: Topology, node: str) -> tuple[str, ...]:
+    """Options of nsenter for the mounts that a node of a real Kubernetes has, if its containerd runs."""
+    state = load_state(plan.name)
+    runtime = state.processes.get(f"containerd/{node}") if state is not None else None
+    return node_mounts(runtime.pid) if runtime is not None and runtime.alive() else ()
+
+
+def load_image(name: str, archive: str | Path) -> None:
+    """Give every node of a lab with a real Kubernetes the images of an archive (docker-archive or OCI)."""
+    plan = plan_of(name)
+    if not plan.spec.real:
+        raise LabError(f"lab {name} has no container runtime (kubereach lab up --kubernetes)")
+
+    async def load() -> None:
+        await asyncio.gather(*(load_node_image(plan, node, Path(archive)) for node in plan.nodes))
+
+    try:
+        asyncio.run(load())
+    except (netns.NetnsError, TimeoutError) as error:
+        raise LabError(f"{archive}: {error or 'containerd does not answer'}", 1) from None
 
 
 def _enter_pod(plan: Topology, namespace: str, pod: str, command: Sequence[str]) -> list[str]:

@@ -107,6 +107,21 @@ def create(name: str) -> None:
         raise NetnsError(f"cannot make network namespace {name}: {error.strerror}") from None
 
 
+def adopt(name: str, pid: int) -> None:
+    """Give the namespace that process `pid` lives in a name of ours; raises NetnsError where that is taken."""
+    path = path_of(name)
+    try:
+        _prepare_directory()
+        os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL, 0))
+    except FileExistsError:
+        raise NetnsError(f"network namespace {name} exists already") from None
+    try:
+        _call("mount", f"/proc/{pid}/ns/net".encode(), path.encode(), b"none", _MS_BIND, None)
+    except OSError as error:
+        Path(path).unlink()
+        raise NetnsError(f"cannot name the network namespace of process {pid}: {error.strerror}") from None
+
+
 def delete(name: str) -> bool:
     """Remove namespace `name`; processes in it live on. Returns False where there was none."""
     path = path_of(name)
@@ -189,9 +204,12 @@ def sysctl_set(name: str, values: dict[str, str]) -> None:
     call_in(name, write)
 
 
-def nsenter_argv(name: str, argv: Sequence[str]) -> list[str]:
-    """Return the command line that runs `argv` in namespace `name` (same mounts, same working directory)."""
-    return ["nsenter", f"--net={path_of(name)}", "--", *argv]
+def nsenter_argv(name: str, argv: Sequence[str], enter: Sequence[str] = ()) -> list[str]:
+    """Return the command line that runs `argv` in namespace `name` (same mounts, same working directory).
+
+    `enter` are options for further namespaces; with other mounts the working directory is /.
+    """
+    return ["nsenter", f"--net={path_of(name)}", *enter, "--", *argv]
 
 
 def _require(name: str | None, argv: Sequence[str]) -> list[str]:

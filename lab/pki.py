@@ -54,8 +54,18 @@ def make_ca(directory: Path | str, name: str = "ca") -> KeyPair:
     return _write(folder, name, certificate, key)
 
 
-def issue(directory: Path | str, name: str, ips: Iterable[str] = (), dns_names: Iterable[str] = ()) -> KeyPair:
-    """Write NAME.crt and NAME.key, a server certificate signed by the directory's `make_ca` authority.
+def issue(
+    directory: Path | str,
+    name: str,
+    ips: Iterable[str] = (),
+    dns_names: Iterable[str] = (),
+    *,
+    subject: tuple[str, str] | None = None,
+    client: bool = False,
+) -> KeyPair:
+    """Write NAME.crt and NAME.key, a server's (or client's) certificate signed by the directory's `make_ca` authority.
+
+    `subject` is (common name, organisation), which are user and group to Kubernetes; without it the name is `name`.
 
     Raises ValueError for a malformed address, TypeError for a foreign authority and OSError where the authority's
     files are missing.
@@ -68,11 +78,15 @@ def issue(directory: Path | str, name: str, ips: Iterable[str] = (), dns_names: 
     names: list[x509.GeneralName] = [x509.IPAddress(ipaddress.ip_address(ip)) for ip in ips]
     names += [x509.DNSName(dns_name) for dns_name in dns_names]
     key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name[:64])])
+    common, organisation = subject or (name, "")
+    entries = [x509.NameAttribute(NameOID.COMMON_NAME, common[:64])]
+    if organisation:
+        entries.append(x509.NameAttribute(NameOID.ORGANIZATION_NAME, organisation))
+    usage = ExtendedKeyUsageOID.CLIENT_AUTH if client else ExtendedKeyUsageOID.SERVER_AUTH
     builder = (
-        _builder(subject, ca.subject, key.public_key())
+        _builder(x509.Name(entries), ca.subject, key.public_key())
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False)
     )
     if names:

@@ -1,4 +1,4 @@
-"""The processes of an embedded lab as data: what is started, where, with which arguments and files.
+"""The processes of a lab as data: what is started, where, with which arguments and files.
 
 Pure but for `prepare`, which issues certificates and tokens' files. The supervisor starts what stands here.
 """
@@ -32,6 +32,9 @@ class ServiceSpec:
     argv: tuple[str, ...]
     netns: str | None
     """The namespace it runs in; None: the machine's own."""
+    enter: tuple[str, ...] = ()
+    """Options of nsenter for further namespaces."""
+    environment: tuple[tuple[str, str], ...] = ()
 
 
 def python(*arguments: str) -> tuple[str, ...]:
@@ -96,9 +99,11 @@ def controller(topology: Topology) -> ServiceSpec:
     return ServiceSpec("controller", tuple(argv), home.netns)
 
 
-def agent(topology: Topology, node: NodeSpec) -> ServiceSpec:
-    """Return kubereach's agent on one node."""
+def agent(topology: Topology, node: NodeSpec, enter: tuple[str, ...] = ()) -> ServiceSpec:
+    """Return kubereach's agent on one node; `enter` leads into the mounts of a node that has its own."""
     base = topology.node_directory(node.name)
+    places = (str(base / "netns"), str(base / "cni/net.d"), str(base / "cni/bin"))
+    netns_dir, conf_dir, bin_dir = ("/run/netns", "/etc/cni/net.d", "/opt/cni/bin") if enter else places
     argv = [
         *python("cli.main", "agent"),
         *("--node", node.name),
@@ -106,15 +111,15 @@ def agent(topology: Topology, node: NodeSpec) -> ServiceSpec:
         *("--controller", f"{topology.nodes[0].ipv4}:{CONTROLLER_PORT}"),
         *("--ca", str(topology.directory / "pki/ca.crt")),
         *("--token-file", str(base / "agent/token")),
-        *("--netns-dir", str(base / "netns")),
-        *("--cni-conf-dir", str(base / "cni/net.d")),
-        *("--cni-bin-dir", str(base / "cni/bin")),
+        *("--netns-dir", netns_dir),
+        *("--cni-conf-dir", conf_dir),
+        *("--cni-bin-dir", bin_dir),
         *("--state-dir", str(base / "agent")),
     ]
     for peer in topology.nodes:
         if peer.name != node.name:
             argv += ["--neighbour", f"{peer.ipv4}:{RELAY_PORT}"]
-    return ServiceSpec(f"agent/{node.name}", tuple(argv), node.netns)
+    return ServiceSpec(f"agent/{node.name}", tuple(argv), node.netns, enter)
 
 
 def kubeconfig(topology: Topology, server: str, user: str, token: str) -> str:

@@ -15,9 +15,10 @@ import msgspec
 
 LABS_DIR: Final = Path("/run/kubereach/labs")
 CNIS: Final = ("flannel-vxlan", "flannel-host-gw", "calico")
+REAL_CNIS: Final = ("flannel-vxlan", "flannel-host-gw")
 PROXIES: Final = ("iptables", "nftables")
 FAMILIES: Final = ("4", "dual")
-CONTROL_PLANES: Final = ("embedded",)
+CONTROL_PLANES: Final = ("embedded", "kubernetes")
 # Node addresses are .(10+i) of a /24, and flannel's pod range holds 256 nodes: 200 keeps clear of both ends.
 MAX_NODES: Final = 200
 MAX_ZONES: Final = 9
@@ -60,7 +61,14 @@ class LabSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         ):
             if value not in choices:
                 raise SpecError(f"{option} {value}: choose one of {', '.join(choices)}")
+        if self.real and self.cni not in REAL_CNIS:
+            raise SpecError(f"--cni {self.cni}: with --kubernetes choose one of {', '.join(REAL_CNIS)}")
         return self
+
+    @property
+    def real(self) -> bool:
+        """True where a real Kubernetes runs in the lab."""
+        return self.control_plane == "kubernetes"
 
     @property
     def dual(self) -> bool:

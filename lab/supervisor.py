@@ -24,6 +24,8 @@ import aiohttp
 from lab import netns, services, topology
 from lab.client import ApiClient, ApiError, Object
 from lab.forward import open_forward, port_of
+from lab.kubernetes.plane import beside
+from lab.kubernetes.start import Kubernetes
 from lab.manifests import Applier, in_order, read_documents
 from lab.ready import pods_not_ready, wait_ready
 from lab.services import ServiceSpec
@@ -34,13 +36,13 @@ from lab.teardown import tear_down
 FIRST_BACKOFF_S: Final = 0.2
 LONGEST_BACKOFF_S: Final = 2.0
 STEADY_S: Final = 10.0
-API_DEADLINE_S: Final = 30.0
-PODS_DEADLINE_S: Final = 60.0
+API_DEADLINE_S: Final = 60.0
+PODS_DEADLINE_S: Final = 90.0
 SWEEP_DEADLINE_S: Final = 60.0
 TOKEN_LIFETIME_S: Final = 365 * 24 * 3600
 SAMPLE: Final = Path(__file__).parent / "sample"
-SYSTEM_FILES: Final = ("kubereach.yaml", "dns.yaml")
-SAMPLE_FILES: Final = ("workload.yaml", "policies.yaml")
+SYSTEM: Final = Path(__file__).parent / "kubernetes"
+SAMPLE_FILES: Final = (SAMPLE / "workload.yaml", SAMPLE / "policies.yaml")
 _PR_SET_CHILD_SUBREAPER: Final = 36
 
 log = logging.getLogger("lab.supervisor")
@@ -56,6 +58,7 @@ class Supervisor:
         self._state = LabState("starting", this_process())
         self._running: dict[str, ProcessId] = {}
         self._servers: list[asyncio.Server] = []
+        self._kubernetes: Kubernetes | None = None
 
     def _tell(self, **changes: object) -> None:
         values = {field: getattr(self._state, field) for field in LabState.__struct_fields__} | changes
@@ -74,22 +77,33 @@ class Supervisor:
 
     async def _bring_up(self, group: asyncio.TaskGroup) -> None:
         plan, begun = self._plan, time.monotonic()
+
+        def keep(service: ServiceSpec) -> None:
+            group.create_task(self._keep(service))
+
         self._tell(message="network namespaces and links")
         await topology.build(plan)
         self._tell(message="certificates and API server")
         token = services.prepare(plan)
-        group.create_task(self._keep(services.apiserver(plan)))
+        if plan.spec.real:
+            self._kubernetes = Kubernetes(plan, keep)
+            await self._kubernetes.begin()
+        else:
+            keep(services.apiserver(plan))
         forward = await open_forward(plan.control_netns, "127.0.0.1", API_PORT)
         self._servers.append(forward)
         path = plan.directory / "kubeconfig"
         server = f"https://127.0.0.1:{port_of(forward)}"
         services.write_private(path, services.kubeconfig(plan, server, services.ADMIN, token))
         self._tell(kubeconfig=str(path))
-        for service in services.lab_services(plan):
+        for service in beside(plan) if plan.spec.real else services.lab_services(plan):
             if importlib.util.find_spec(service.argv[2]) is not None:
                 group.create_task(self._keep(service))
         async with ApiClient.from_kubeconfig(path) as client:
             await self._wait_for_api(client)
+            if self._kubernetes is not None:
+                self._tell(message="nodes of Kubernetes")
+                await self._kubernetes.join(client)
             self._tell(message="objects of the cluster")
             await self._apply(client)
             if self._agents:
@@ -114,8 +128,12 @@ class Supervisor:
                     await asyncio.sleep(0.05)
 
     async def _apply(self, client: ApiClient) -> None:
-        files = SYSTEM_FILES + (SAMPLE_FILES if self._sample else ())
-        documents = [item for name in files for item in read_documents((SAMPLE / name).read_text(), name)]
+        real = self._plan.spec.real
+        files = [SYSTEM / "dns.yaml" if real else SAMPLE / "dns.yaml", *(SAMPLE_FILES if self._sample else ())]
+        if self._agents or not real:
+            # a real cluster without agents is one for the manifests, which bring all that is kubereach's
+            files.insert(0, SAMPLE / "kubereach.yaml")
+        documents = [item for path in files for item in read_documents(path.read_text(), path.name)]
         applier = Applier(client)
         for item in in_order(documents):
             await applier.apply(item if self._plan.spec.dual else _without_ipv6(item))
@@ -134,7 +152,8 @@ class Supervisor:
         self._tell(url=f"http://127.0.0.1:{port_of(forward)}/#token={token}")
         group.create_task(self._keep(services.controller(plan)))
         for node in plan.nodes:
-            group.create_task(self._keep(services.agent(plan, node)))
+            enter = self._kubernetes.enter(node.name) if self._kubernetes is not None else ()
+            group.create_task(self._keep(services.agent(plan, node, enter)))
 
     async def _keep(self, service: ServiceSpec) -> None:
         """Start a service, and again whenever it ends; output goes to logs/NAME.log."""
@@ -142,8 +161,9 @@ class Supervisor:
         path = self._plan.directory / "logs" / f"{service.name.replace('/', '-')}.log"
         argv = list(service.argv)
         if service.netns is not None:
-            argv = netns.nsenter_argv(service.netns, argv)
+            argv = netns.nsenter_argv(service.netns, argv, service.enter)
         environment = {**os.environ, MEMBER_VARIABLE: self._plan.name, "PYTHONUNBUFFERED": "1"}
+        environment.update(service.environment)
         environment.pop("KUBEREACH_LAB", None)
         while True:
             begun = time.monotonic()

@@ -1,7 +1,8 @@
 """Takes a lab away, whole, whatever died before: processes, then namespaces, then files.
 
-A process belongs to the lab if it runs in one of its namespaces or carries the lab's name in KUBEREACH_LAB_MEMBER. Both
-are facts of the kernel, so nothing depends on what a dead supervisor wrote down. Never kills the caller.
+A process belongs to the lab if it runs in one of its namespaces or control groups, or carries the lab's name in
+KUBEREACH_LAB_MEMBER. All are facts of the kernel, so nothing depends on what a dead supervisor wrote down. Never kills
+the caller.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from lab import netns
+from lab.kubernetes import cgroups
 from lab.spec import MEMBER_VARIABLE, lab_directory, lab_names
 
 KILL_DEADLINE_S: Final = 5.0
@@ -33,7 +35,7 @@ def members(name: str, namespaces: list[str]) -> list[int]:
         with contextlib.suppress(OSError):
             inodes.add(netns.inode(one))
     wanted = f"{MEMBER_VARIABLE}={name}".encode()
-    found = []
+    found = [pid for pid in cgroups.pids(name) if pid != os.getpid()]
     for entry in os.scandir("/proc"):
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
             continue
@@ -46,7 +48,7 @@ def members(name: str, namespaces: list[str]) -> list[int]:
 
 def exists(name: str) -> bool:
     """Return whether anything of that lab is on this machine."""
-    return lab_directory(name).exists() or bool(namespaces_of(name))
+    return lab_directory(name).exists() or bool(namespaces_of(name)) or bool(cgroups.subtrees(name))
 
 
 def tear_down(name: str) -> list[str]:
@@ -61,7 +63,9 @@ def tear_down(name: str) -> list[str]:
         time.sleep(0.02)
     for one in namespaces_of(name):
         netns.delete(one)
+    groups_gone = cgroups.remove(name)
     shutil.rmtree(lab_directory(name), ignore_errors=True)
     left = [f"process {pid}" for pid in members(name, namespaces)]
     left += [f"namespace {one}" for one in namespaces_of(name)]
+    left += [] if groups_gone else [str(tree) for tree in cgroups.subtrees(name)]
     return left + ([str(lab_directory(name))] if lab_directory(name).exists() else [])

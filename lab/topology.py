@@ -132,7 +132,8 @@ def uplink_batch(uplink: Uplink) -> list[str]:
 
 def restore_batch(topology: Topology, node: NodeSpec) -> list[str]:
     """Return what a host's network manager and CNI daemon put back once eth0 is up again, and no more."""
-    return uplink_batch(node_uplink(node)) + cni.plan_node(topology, node).uplink_routes
+    routes = [] if topology.spec.real else cni.plan_node(topology, node).uplink_routes
+    return uplink_batch(node_uplink(node)) + routes
 
 
 def router_batch(topology: Topology) -> list[str]:
@@ -201,6 +202,8 @@ async def _build_node(topology: Topology, node: NodeSpec) -> None:
     plan = cni.plan_node(topology, node)
     _write_plugin_files(topology, node, plan)
     await _connect(node_uplink(node))
+    if topology.spec.real:  # kubelet and flannel do the rest
+        return
     netns.sysctl_set(node.netns, plan.sysctls)
     await ip_batch(node.netns, plan.ip + plan.uplink_routes)
     if plan.bridge:
@@ -217,6 +220,8 @@ def _write_plugin_files(topology: Topology, node: NodeSpec, plan: cni.NodeNetwor
     for part in ("cni/net.d", "cni/bin", "netns", "agent"):
         (base / part).mkdir(parents=True, exist_ok=True)
     (base / "cni/net.d" / plan.conf_name).write_text(plan.conf)
+    if topology.spec.real:
+        return
     for program in plan.plugins:
         path = base / "cni/bin" / program
         path.write_text(PLUGIN_PROGRAM)

@@ -1,0 +1,240 @@
+"""Makes what a real Kubernetes needs, once: binaries from pinned Go modules, and one archive of images.
+
+`python -m lab.kubernetes.build` does it ahead of time. Versions and checksums of everything stand in modules/*/go.mod
+and go.sum; what was made is kept in the cache and made anew only when one of those changes. Starts nothing.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from lab.kubernetes import images
+
+MODULES: Final = Path(__file__).parent / "modules"
+PLUGINS: Final = ("bridge", "host-local", "loopback", "portmap")
+"""Debian's network plugins that flannel's delegates to."""
+PLUGIN_DIRECTORIES: Final = (Path("/usr/lib/cni"), Path("/opt/cni/bin"))
+TELL_EVERY_S: Final = 20.0
+OLDEST_GO: Final = (1, 25)
+
+Progress = Callable[[str], None]
+
+
+class BuildError(RuntimeError):
+    """Why it cannot be built, in one line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """A Go module of ours that pins commands of others; `version_of` names the package its version comes from."""
+
+    name: str
+    commands: tuple[str, ...]
+    version_of: str = ""
+    cgo: bool = False
+    """Needs a C compiler."""
+
+    @property
+    def directory(self) -> Path:
+        """Where its go.mod lies."""
+        return MODULES / self.name
+
+    @property
+    def binaries(self) -> tuple[str, ...]:
+        """Names of what it builds."""
+        return tuple(command.rpartition("/")[2] for command in self.commands)
+
+
+KUBERNETES: Final = Module(
+    "kubernetes",
+    tuple(
+        f"k8s.io/kubernetes/cmd/{name}"
+        for name in ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy")
+    ),
+    "k8s.io/kubernetes",
+)
+ALL: Final = (
+    Module("own", ("kubereach.test/own/pause", "kubereach.test/own/flannel-cni")),
+    KUBERNETES,
+    Module("flannel", ("github.com/flannel-io/flannel",), cgo=True),  # for its backend udp
+    Module("coredns", ("github.com/coredns/coredns",)),
+)
+
+
+def cache_directory() -> Path:
+    """Where everything is kept: KUBEREACH_CACHE, else ~/.cache/kubereach; `kubernetes` in it."""
+    base = os.environ.get("KUBEREACH_CACHE") or Path.home() / ".cache/kubereach"
+    return Path(base).resolve() / "kubernetes"
+
+
+def binary(name: str) -> str:
+    """Path of a binary that `ensure` made."""
+    return str(cache_directory() / "bin" / name)
+
+
+def plugin_directory() -> Path:
+    """Where the network plugins' programs lie that `ensure` gathered."""
+    return cache_directory() / "cni"
+
+
+def image_archive() -> Path:
+    """The archive of images that `ensure` made."""
+    return cache_directory() / "images.tar"
+
+
+def version() -> str:
+    """The version of Kubernetes that is pinned, e.g. v1.34.4."""
+    text = (KUBERNETES.directory / "go.mod").read_text()
+    match = re.search(r"k8s\.io/kubernetes (v\S+)", text)
+    if match is None:
+        raise BuildError(f"{KUBERNETES.directory / 'go.mod'}: no version of k8s.io/kubernetes in it")
+    return match[1]
+
+
+def ensure(progress: Progress) -> None:
+    """Build what is missing or old (minutes the first time, then nothing); raises BuildError."""
+    cache = cache_directory()
+    (cache / "bin").mkdir(parents=True, exist_ok=True)
+    with _lock(cache / "lock", progress):
+        for module in ALL:
+            _ensure_module(module, cache, progress)
+        _ensure_plugins(cache)
+        wanted = images.fingerprint([cache / "bin" / name for name in ("pause", "coredns")])
+        stamp = cache / "images.stamp"
+        if not image_archive().exists() or not stamp.exists() or stamp.read_text() != wanted:
+            progress("building Kubernetes: images")
+            images.write_lab_images(image_archive(), cache / "bin")
+            stamp.write_text(wanted)
+
+
+@contextmanager
+def _lock(path: Path, progress: Progress) -> Iterator[None]:
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            progress("building Kubernetes: another process does it, waiting for that")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _fingerprint(module: Module, flags: str) -> str:
+    digest = hashlib.sha256(flags.encode())
+    for path in sorted(module.directory.rglob("*")):
+        if path.is_file():
+            digest.update(str(path.relative_to(module.directory)).encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _ensure_module(module: Module, cache: Path, progress: Progress) -> None:
+    flags = "-s -w"
+    if module.version_of:
+        package, number = "k8s.io/component-base/version", version()
+        major, minor = number.removeprefix("v").split(".")[:2]
+        flags += f" -X {package}.gitVersion={number} -X {package}.gitMajor={major} -X {package}.gitMinor={minor}"
+    stamp = cache / "bin" / f".{module.name}.stamp"
+    wanted = _fingerprint(module, flags)
+    whole = all((cache / "bin" / name).exists() for name in module.binaries)
+    if whole and stamp.exists() and stamp.read_text() == wanted:
+        return
+    fresh = cache / f"new-{module.name}"
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir()
+    _compile(module, flags, fresh, progress)
+    for name in module.binaries:
+        (fresh / name).replace(cache / "bin" / name)
+    fresh.rmdir()
+    stamp.write_text(wanted)
+
+
+def _go() -> str:
+    go = shutil.which("go", path=os.environ.get("PATH", "") + ":/usr/local/go/bin:/usr/lib/go/bin")
+    needed = ".".join(map(str, OLDEST_GO))
+    advice = f"install Go {needed} or newer (its project's archive, or Debian's golang-go from backports) on the PATH"
+    if go is None:
+        raise BuildError(f"building Kubernetes needs Go, and there is no `go` here: {advice}")
+    said = subprocess.run([go, "env", "GOVERSION"], capture_output=True, text=True, check=False).stdout
+    match = re.match(r"go(\d+)\.(\d+)", said)
+    if match is None or (int(match[1]), int(match[2])) < OLDEST_GO:
+        raise BuildError(f"building Kubernetes needs a newer Go than {said.strip() or go}: {advice}")
+    return go
+
+
+def _compile(module: Module, flags: str, target: Path, progress: Progress) -> None:
+    """Run the compiler; with -v it names each package when it is done, which is the progress there is."""
+    argv = [_go(), "build", "-v", "-trimpath", "-ldflags", flags, "-o", f"{target}/", *module.commands]
+    environment = {**os.environ, "CGO_ENABLED": str(int(module.cgo)), "GOFLAGS": "-buildvcs=false", "GOWORK": "off"}
+    if module.cgo and shutil.which("gcc") is None:
+        raise BuildError(f"building {module.name} needs gcc (scripts/install --kubernetes)")
+    begun = told = time.monotonic()
+    what = f"building Kubernetes, once: {module.name}"
+    progress(f"{what} ({', '.join(module.binaries)})")
+    process = subprocess.Popen(
+        argv,
+        cwd=module.directory,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+    )
+    count = 0
+    last: list[str] = []
+    try:
+        assert process.stderr is not None
+        for line in process.stderr:
+            last = [*last[-7:], line.strip()]
+            count += not line.startswith("go: ")
+            if time.monotonic() - told > TELL_EVERY_S:
+                told = time.monotonic()
+                step = f"{count} packages compiled" if count else line.strip()
+                progress(f"{what}: {step}, {told - begun:.0f} s")
+    finally:
+        if process.poll() is None and sys.exc_info()[0] is not None:
+            process.terminate()
+        code = process.wait()
+    if code:
+        raise BuildError(f"building {module.name} failed: {' | '.join(last)[-800:]}")
+
+
+def _ensure_plugins(cache: Path) -> None:
+    """Gather the plugins' programs in one folder, as /opt/cni/bin has them on a node."""
+    target = plugin_directory()
+    target.mkdir(exist_ok=True)
+    source = next((base for base in PLUGIN_DIRECTORIES if all((base / name).exists() for name in PLUGINS)), None)
+    if source is None:
+        raise BuildError(f"no network plugins ({', '.join(PLUGINS)}) on this machine (scripts/install --kubernetes)")
+    wanted = {name: source / name for name in PLUGINS} | {"flannel": cache / "bin/flannel-cni"}
+    for name, path in wanted.items():
+        have = target / name
+        if not have.exists() or have.stat().st_mtime_ns != path.stat().st_mtime_ns:
+            partial = target / f".{name}"
+            shutil.copy2(path, partial)
+            partial.replace(have)
+
+
+def main() -> int:
+    """Build everything, with progress on standard error."""
+    try:
+        ensure(lambda text: print(text, file=sys.stderr, flush=True))
+    except BuildError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

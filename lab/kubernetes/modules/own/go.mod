@@ -1,0 +1,3 @@
+module kubereach.test/own
+
+go 1.24.0
