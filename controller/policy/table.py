@@ -14,7 +14,7 @@ from controller.policy.model import PolicyModel
 from controller.policy.objects import PROTOCOLS, Owner, Pod
 from controller.policy.ports import ALL, ranges, ranges_text
 from controller.policy.relation import blocks
-from controller.policy.universe import mask_of
+from controller.policy.universe import bits_of, mask_of
 
 SHOWN_PORTS = 8
 
@@ -37,6 +37,7 @@ class Entry(Struct, frozen=True):
 
 NOTHING = Entry(Expected.DENIED)
 EVERYTHING = Entry(Expected.ALLOWED)
+LEFT_OPEN = Entry(Expected.UNKNOWN)
 Groups = dict[str, int]
 
 
@@ -64,35 +65,45 @@ def by_workload(pod: Pod) -> str:
 
 def table(model: PolicyModel, groups: Groups) -> dict[tuple[str, str], Entry]:
     """What may pass between any two groups; a pair that is not in it may exchange nothing."""
-    names = list(groups)
+    names, sizes = list(groups), [mask.bit_count() for mask in groups.values()]
     whole: dict[tuple[int, int], int] = {}
+    # Sets of ports are long numbers: pairs keep which ones they have, and those are joined once for each combination.
+    kinds: dict[int, int] = {}
     ports: dict[tuple[int, int], int] = {}
     unknown: set[tuple[int, int]] = set()
     for block in blocks(model):
-        sources, destinations = _counts(block.sources, groups.values()), _counts(block.destinations, groups.values())
-        for source, senders in sources:
+        kind = 1 << kinds.setdefault(block.allowed, len(kinds))
+        full = block.allowed == ALL
+        destinations = _counts(block.destinations, groups.values())
+        for source, senders in _counts(block.sources, groups.values()):
             for destination, receivers in destinations:
                 pair = (source, destination)
-                if block.allowed:
-                    ports[pair] = ports.get(pair, 0) | block.allowed
-                    if block.allowed == ALL:
-                        whole[pair] = whole.get(pair, 0) + senders * receivers
+                ports[pair] = ports.get(pair, 0) | kind
+                if full:
+                    whole[pair] = whole.get(pair, 0) + senders * receivers
                 if block.unknown:
                     unknown.add(pair)
-    sizes = [mask.bit_count() for mask in groups.values()]
-    texts: dict[int, tuple[str, ...]] = {}
+    entries: dict[int, Entry] = {}
     found = {}
-    for pair in ports.keys() | unknown:
+    for pair, chosen in ports.items():
         source, destination = pair
-        bits = ports.get(pair, 0)
         if whole.get(pair) == sizes[source] * sizes[destination]:
             entry = EVERYTHING
         else:
-            if bits not in texts:
-                texts[bits] = _words(bits)
-            entry = Entry(Expected.PARTLY if bits else Expected.UNKNOWN, texts[bits])
+            if chosen not in entries:
+                entries[chosen] = _some(chosen, list(kinds))
+            entry = entries[chosen]
+            if entry is NOTHING and pair in unknown:
+                entry = LEFT_OPEN
         found[names[source], names[destination]] = entry
     return found
+
+
+def _some(chosen: int, kinds: list[int]) -> Entry:
+    bits = 0
+    for at in bits_of(chosen):
+        bits |= kinds[at]
+    return Entry(Expected.PARTLY, _words(bits)) if bits else NOTHING
 
 
 def _counts(mask: int, groups: Iterable[int]) -> list[tuple[int, int]]:
