@@ -54,7 +54,12 @@ def _up(options: argparse.Namespace) -> int:
     )
     _end_by_signals()
     try:
-        state = api.up(spec, lambda text: _say(f"lab {spec.name}: {text}"), agents=not options.no_agents)
+        state = api.up(
+            spec,
+            lambda text: _say(f"lab {spec.name}: {text}"),
+            agents=not options.no_agents,
+            endpoints=not options.bare,
+        )
         print(state.url or state.kubeconfig, flush=True)
         if options.detach:
             return 0
@@ -158,6 +163,7 @@ def _add_up(verbs: Parsers) -> None:
         "--kubernetes", action="store_true", help="a real Kubernetes, built here the first time (needs Go)"
     )
     parser.add_argument("--no-agents", action="store_true", help="the cluster only, without kubereach in it")
+    parser.add_argument("--bare", action="store_true", help="and without kubereach's objects: for its manifests")
     parser.add_argument("--detach", action="store_true", help="return once it is up")
     parser.set_defaults(run=_up)
 

@@ -100,8 +100,13 @@ def check_machine(*, real: bool = False) -> None:
         netns.delete(probe)
 
 
-def up(spec: LabSpec, progress: Progress, *, agents: bool = True, sample: bool = True) -> LabState:
-    """Build a lab and return once it is up; on failure nothing of it is left. `progress` gets what is being done."""
+def up(
+    spec: LabSpec, progress: Progress, *, agents: bool = True, sample: bool = True, endpoints: bool = True
+) -> LabState:
+    """Build a lab and return once it is up; on failure nothing of it is left. `progress` gets what is being done.
+
+    Without `endpoints` there is none of kubereach's own objects in it either: the manifests bring them.
+    """
     try:
         plan = compute_topology(spec)
     except SpecError as error:
@@ -119,7 +124,7 @@ def up(spec: LabSpec, progress: Progress, *, agents: bool = True, sample: bool =
             f"a lab called {spec.name!r} exists already (kubereach lab down --name {spec.name}, or another --name)"
         ) from None
     save_topology(plan)
-    _start_supervisor(plan, agents=agents, sample=sample)
+    _start_supervisor(plan, {"agents": agents and endpoints, "sample": sample, "endpoints": endpoints})
     try:
         return _wait_until_up(spec.name, progress)
     except BaseException:
@@ -127,11 +132,10 @@ def up(spec: LabSpec, progress: Progress, *, agents: bool = True, sample: bool =
         raise
 
 
-def _start_supervisor(plan: Topology, *, agents: bool, sample: bool) -> None:
+def _start_supervisor(plan: Topology, parts: dict[str, bool]) -> None:
     # orphaned at once: it outlives this process, and leaves no zombie to it
     argv = ["setsid", "--fork", sys.executable, "-m", "lab.supervisor", plan.name]
-    argv += [] if agents else ["--no-agents"]
-    argv += [] if sample else ["--no-sample"]
+    argv += [f"--no-{part}" for part, wanted in parts.items() if not wanted]
     path = os.environ.get("PATH", "")
     environment = {**os.environ, MEMBER_VARIABLE: plan.name, "PATH": f"{path}:/usr/sbin:/sbin"}
     (plan.directory / "logs").mkdir(exist_ok=True)

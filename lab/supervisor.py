@@ -51,10 +51,11 @@ log = logging.getLogger("lab.supervisor")
 class Supervisor:
     """One lab from its start to its end."""
 
-    def __init__(self, plan: Topology, *, agents: bool, sample: bool) -> None:
+    def __init__(self, plan: Topology, *, agents: bool, sample: bool, endpoints: bool) -> None:
         self._plan = plan
         self._agents = agents
         self._sample = sample
+        self._endpoints = endpoints
         self._state = LabState("starting", this_process())
         self._running: dict[str, ProcessId] = {}
         self._servers: list[asyncio.Server] = []
@@ -130,8 +131,7 @@ class Supervisor:
     async def _apply(self, client: ApiClient) -> None:
         real = self._plan.spec.real
         files = [SYSTEM / "dns.yaml" if real else SAMPLE / "dns.yaml", *(SAMPLE_FILES if self._sample else ())]
-        if self._agents or not real:
-            # a real cluster without agents is one for the manifests, which bring all that is kubereach's
+        if self._endpoints:
             files.insert(0, SAMPLE / "kubereach.yaml")
         documents = [item for path in files for item in read_documents(path.read_text(), path.name)]
         applier = Applier(client)
@@ -219,8 +219,8 @@ async def _issue_token(client: ApiClient, account: str, audiences: list[str]) ->
     return str(answer["status"]["token"])
 
 
-async def _main(plan: Topology, *, agents: bool, sample: bool) -> None:
-    task = asyncio.ensure_future(Supervisor(plan, agents=agents, sample=sample).run())
+async def _main(plan: Topology, *, agents: bool, sample: bool, endpoints: bool) -> None:
+    task = asyncio.ensure_future(Supervisor(plan, agents=agents, sample=sample, endpoints=endpoints).run())
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         loop.add_signal_handler(number, task.cancel)
@@ -236,12 +236,14 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("name")
     parser.add_argument("--no-agents", action="store_true")
     parser.add_argument("--no-sample", action="store_true")
+    parser.add_argument("--no-endpoints", action="store_true")
     options = parser.parse_args(arguments)
     plan = load_topology(options.name)
     (plan.directory / "logs").mkdir(exist_ok=True)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    asyncio.run(_main(plan, agents=not options.no_agents, sample=not options.no_sample))
+    parts = {name: not getattr(options, f"no_{name}") for name in ("agents", "sample", "endpoints")}
+    asyncio.run(_main(plan, **parts))
     tear_down(options.name)
     return 0
 
