@@ -36,7 +36,7 @@ HOMES = {
     "pyroute2": ("agent/host", "lab"),
     "kubernetes": ("controller/cluster",),
     "dns": ("agent/probers", "tests"),
-    "wsproto": ("agent/stream.py", "agent/uplink.py"),
+    "wsproto": ("agent/stream.py", "cli/forward.py"),
     "aiohttp": ("controller", "cli", "lab"),
 }
 
