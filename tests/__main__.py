@@ -20,7 +20,9 @@ TESTS = Path(__file__).resolve().parent
 DRILLS = sorted(path for path in (TESTS / "lab").glob("test_*.py") if "tests.lab.watched" in path.read_text())
 # What is quick and needs no lab stands first, so that plain mistakes are seen at once.
 QUICK = [TESTS / "test_repository.py", TESTS / "cli", TESTS / "controller"]
-REST = sorted(path for path in TESTS.iterdir() if next(path.rglob("test_*.py"), None) and path not in QUICK)
+# Those on a real Kubernetes need Go, and have a target of their own: make e2e.
+APART = [*QUICK, TESTS / "e2e"]
+REST = sorted(path for path in TESTS.iterdir() if next(path.rglob("test_*.py"), None) and path not in APART)
 LANES = {"all-but-drills": [*QUICK, *REST, *(f"--ignore={path}" for path in DRILLS)], "drills": DRILLS}
 
 
