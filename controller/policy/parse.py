@@ -31,6 +31,8 @@ from controller.policy.objects import (
 
 PORT_NAME_LENGTH = 15
 _PORT_NAME = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
+# Of RFC 1123: a subdomain, and a label of it.
+LONGEST_NAME, LONGEST_LABEL = 253, 63
 _TERMINATED = ("Succeeded", "Failed")
 
 
@@ -163,14 +165,22 @@ def read_object(raw: Any) -> Field:
 
 
 def name_of(raw: Field) -> str:
-    """Give the object's name."""
+    """Give the object's name; as long as a DNS subdomain at most (RFC 1123), as that of any object."""
     metadata = raw.get("metadata")
-    return metadata.get("name").text() or metadata.get("generateName").text()
+    field = metadata.get("name")
+    name = field.text()
+    if name and len(name) > LONGEST_NAME:
+        field.fail(f"name {name[:40]!r}… has {len(name)} characters; at most {LONGEST_NAME}")
+    return name or metadata.get("generateName").text()
 
 
 def namespace_of(raw: Field) -> str:
     """Give the object's namespace; `default` where it says none, as kubectl does."""
-    return raw.get("metadata").get("namespace").text() or "default"
+    field = raw.get("metadata").get("namespace")
+    name = field.text() or "default"
+    if len(name) > LONGEST_LABEL:
+        field.fail(f"namespace {name[:40]!r}… has {len(name)} characters; at most {LONGEST_LABEL}")
+    return name
 
 
 def parse_namespace(raw: Mapping[str, Any]) -> Namespace:
