@@ -20,6 +20,8 @@ from model.words import MatrixKind
 
 CODE = "policy.enforcement_stale"
 ADMINISTRATOR = "administrator"
+BEFORE = frozenset({"raw", "mangle", "nat"})
+"""Tables in which network plugins mark and translate, but decide nothing."""
 
 
 def find(case: Case) -> Iterator[Finding]:
@@ -72,7 +74,7 @@ def _opening_rule(case: Case, node: str) -> RuleRef | None:
         ):
             continue
         for step in walk.steps:
-            if enforces(step.rule):
+            if enforces(step.rule) and step.rule.table not in BEFORE:
                 break
             if step.verdict == "accept" and step.rule.owner == ADMINISTRATOR and step.rule.position > 0:
                 return step.rule
