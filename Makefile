@@ -1,6 +1,6 @@
 SHELL := /bin/bash
 PY := .venv/bin/python
-.PHONY: install install-dev demo test check bench docs lock
+.PHONY: install install-dev demo test e2e check bench docs lock
 
 install:            ## what kubereach needs, and the command at .venv/bin/kubereach
 	@scripts/install
@@ -13,6 +13,11 @@ demo: install       ## a lab with agents and controller in it; prints the addres
 
 test: install-dev   ## all tests but those on the real Kubernetes
 	$(PY) -m tests $(TEST_ARGS)
+
+e2e:                ## on a real Kubernetes: builds it (needs Go), then its own tests
+	@scripts/install --dev --image --kubernetes
+	$(PY) -m lab.kubernetes.build
+	$(PY) -m pytest -q $(TEST_ARGS) tests/e2e
 
 check: install-dev  ## style, types, layers, generated documents
 	$(PY) -m ruff check .

@@ -1,4 +1,4 @@
-"""Runs all tests, in two processes side by side, since most of their time is waiting: `make test`.
+"""Runs all tests but those of `make e2e`, in two processes side by side, as most of their time is waiting: `make test`.
 
     python -m tests [--reports FOLDER] [arguments of pytest]
 

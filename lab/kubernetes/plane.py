@@ -232,11 +232,14 @@ def beside(topology: Topology) -> list[ServiceSpec]:
 
 
 def node_object(node: NodeSpec) -> Object:
-    """Return a Node before its kubelet registers: with the topology's pod ranges and zone."""
+    """Return a Node before its kubelet registers: with the topology's pod ranges and zone.
+
+    The annotation is what the controller-manager writes; flannel panics on a Node without any.
+    """
     labels = {"kubernetes.io/hostname": node.name, "topology.kubernetes.io/zone": node.zone}
     return {
         "apiVersion": "v1",
         "kind": "Node",
-        "metadata": {"name": node.name, "labels": labels},
+        "metadata": {"name": node.name, "labels": labels, "annotations": {"node.alpha.kubernetes.io/ttl": "0"}},
         "spec": {"podCIDR": node.pod_cidr4, "podCIDRs": node.pod_cidrs},
     }

@@ -16,21 +16,24 @@ import pytest
 from lab import switchboard
 from lab.fault import Broken, FaultError, all_faults
 from lab.spec import LabSpec
-from tests.lab.watched import CLEARED_S, NAMED_S, Watched, matches
+from tests.lab.watched import CLEARED_S, NAMED_S, OneAtATime, Watched, matches
 
 LABS = (("flannel-vxlan", "iptables"), ("flannel-host-gw", "nftables"), ("calico", "iptables"))
 
 
 @pytest.fixture(scope="module")
-def watched(request: pytest.FixtureRequest) -> Iterator[Watched]:
+def labs() -> Iterator[OneAtATime]:
+    """The labs of this module."""
+    kept = OneAtATime()
+    yield kept
+    kept.end()
+
+
+@pytest.fixture
+def watched(request: pytest.FixtureRequest, labs: OneAtATime) -> Watched:
     """A watched lab of the network plugin that is asked for, healthy at the start."""
     cni, proxy = request.param
-    up = Watched(LabSpec(f"c{os.getpid()}", cni=cni, proxy=proxy))
-    try:
-        up.wait_healthy()
-        yield up
-    finally:
-        up.down()
+    return labs.of(LabSpec(f"c{os.getpid()}", cni=cni, proxy=proxy))
 
 
 @pytest.fixture(autouse=True)

@@ -116,6 +116,30 @@ class Watched:
         return Answer(done.returncode, done.stdout, done.stderr)
 
 
+class OneAtATime:
+    """Keeps the watched lab that was asked for last; who asks for another kind has the first taken away.
+
+    (A parametrised fixture would be made anew for every test: pytest knows its parameters by their place.)
+    """
+
+    def __init__(self) -> None:
+        self._lab: Watched | None = None
+
+    def of(self, spec: LabSpec) -> Watched:
+        """The lab of that spec, healthy when it is made."""
+        if self._lab is None or self._lab.spec != spec:
+            self.end()
+            self._lab = Watched(spec)
+            self._lab.wait_healthy()
+        return self._lab
+
+    def end(self) -> None:
+        """Take away what is there."""
+        if self._lab is not None:
+            self._lab.down()
+        self._lab = None
+
+
 def matches(incident: Any, code: str, **wanted: str) -> bool:
     """Whether the first cause of an incident has this code, and its object these names."""
     cause = incident["causes"][0]
