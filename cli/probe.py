@@ -26,7 +26,7 @@ from cli.render.probe import probe_report
 from cli.session import Session, run
 from cli.targets import Target, TargetKind, parse_source, parse_target
 from model.diagnosis import ProbeReport
-from model.words import Verdict
+from model.words import Outcome, Verdict
 
 DESCRIPTION = """\
 Probes from A to B now, holds the result against NetworkPolicy, and where it fails names the cause.
@@ -123,5 +123,7 @@ def exit_code(report: ProbeReport) -> int:
     """0 as it should be, 1 wrong and named, 3 inconclusive."""
     if report.verdict in (Verdict.HEALTHY, Verdict.BLOCKED_AS_INTENDED):
         return EXIT_OK
+    if report.verdict is Verdict.UNKNOWN and report.outcome is Outcome.OK:
+        return EXIT_OK  # it gets through, and nothing says that it should not
     named = bool(report.causes) and report.causes[0].code != INCONCLUSIVE
     return EXIT_WRONG if named else EXIT_INCONCLUSIVE

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from controller.diagnosis.scope import Scope
 from controller.incident.book import Entry
-from controller.matrix.cells import is_well
+from controller.matrix.cells import ENFORCED_S, is_well
 from controller.matrix.paths import PathStatus
 from controller.plan.paths import Path
 from model.words import CellState, MatrixKind, Method, Outcome, Verdict
@@ -19,8 +19,6 @@ SETTLE_S = 0.7
 LASTING_S = 8.0
 DEGRADED_LOSS = 0.2
 HEALTHY_S = 1.2
-ENFORCED_S = 4.0
-"""How long a network plugin may take to write its rules after a policy changed."""
 OF_POLICY = "policy."
 WHOLE = 0.85
 MEASURED = frozenset({CellState.OK, CellState.FAILING, CellState.DEGRADED})

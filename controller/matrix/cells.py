@@ -45,6 +45,10 @@ VERDICTS: dict[tuple[CellState, bool | None], Verdict] = {
 }
 
 
+ENFORCED_S = 4.0
+UNEXPECTED = frozenset({Verdict.UNEXPECTED_BLOCK, Verdict.UNEXPECTED_PASS})
+
+
 def verdict_of(state: CellState, expected: Expectation) -> Verdict:
     """Expectation held against state. What policies leave open (they have a word in it, but no last one) is unknown."""
     if expected.allowed is None and expected.because:
@@ -53,14 +57,19 @@ def verdict_of(state: CellState, expected: Expectation) -> Verdict:
 
 
 def verdict_of_track(path: Path, track: Track) -> Verdict:
-    """The verdict of a path. After a change of what is expected, results from before it say nothing any more."""
-    if track.expected_since and (
+    """The verdict of a path. After a change of what is expected, results from before it say nothing any more, and for
+    ENFORCED_S only those that agree with it do: so long network plugins may take to write their rules.
+    """
+    verdict = verdict_of(track.state, path.expected)
+    since = track.expected_since
+    if since and (
         track.last_at is None
-        or track.last_at < track.expected_since
+        or track.last_at < since
         or (track.outcome is Outcome.OK) is (track.state is CellState.FAILING)
+        or (track.last_at < since + ENFORCED_S and verdict in UNEXPECTED)
     ):
         return Verdict.UNKNOWN
-    return verdict_of(track.state, path.expected)
+    return verdict
 
 
 def is_well(state: CellState, path: Path) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from controller.cluster.state import ClusterState, ContainerPort, Pod
+from controller.matrix.cells import ENFORCED_S
 from controller.matrix.matrix import MatrixBook
 from controller.plan.again import expect_again
 from controller.plan.cut_off import is_cut_off
@@ -17,10 +18,10 @@ from controller.plan.make import make_plans
 from controller.plan.paths import ClusterPlan, PlanSettings
 from controller.policy import PodRef
 from controller.policy.table import Expected, by_namespace, by_workload, groups_of, table
-from model.clock import SystemClock
 from model.probes import Observation
 from model.words import MatrixKind, Method, Outcome, Verdict
 from tests.controller.clusters import cluster, pod, service, slice_of, with_pods
+from tests.controller.test_matrix import StoppedClock
 
 HTTP = (ContainerPort("http", "TCP", 8080),)
 DENY = {"podSelector": {}, "policyTypes": ["Ingress"]}
@@ -140,21 +141,23 @@ def test_a_changed_policy_is_taken_up_without_a_new_plan() -> None:
 
 def test_old_results_do_not_judge_a_new_policy() -> None:
     """What passed before it was forbidden is judged only by what is seen afterwards."""
-    book, before, after = MatrixBook(SystemClock()), shop(), shop(policy("deny", DENY, "kubereach"))
+    clock, before, after = StoppedClock(), shop(), shop(policy("deny", DENY, "kubereach"))
+    book = MatrixBook(clock)
     plan = planned(before)
     path = next(p for p in plan.paths.values() if p.kind is MatrixKind.POD and not p.vantage.is_host)
     book.set_plan(plan)
-    now_ms = int(SystemClock().wall() * 1000)
+    began_s, now_ms = clock.now, int(clock.now * 1000)
     book.ingest(path.source_node, [Observation(path.id, now_ms - 2000 + at, Outcome.OK, 50) for at in range(3)])
     book.set_plan(expect_again(plan, policy_model(after), after))
     status = book.status(path.id)
     assert status is not None
     assert status.verdict is Verdict.UNKNOWN
-    later_ms = int(SystemClock().wall() * 1000) + 1
-    book.ingest(path.source_node, [Observation(path.id, later_ms, Outcome.OK, 50)])
-    seen = book.status(path.id)
-    assert seen is not None
-    assert seen.verdict is Verdict.UNEXPECTED_PASS
+    for later_s, verdict in ((1, Verdict.UNKNOWN), (ENFORCED_S + 1, Verdict.UNEXPECTED_PASS)):
+        clock.now = began_s + later_s
+        book.ingest(path.source_node, [Observation(path.id, int(clock.now * 1000), Outcome.OK, 50)])
+        seen = book.status(path.id)
+        assert seen is not None
+        assert seen.verdict is verdict
     assert path.id in {s.path.id for s in book.not_ok()}
 
 
