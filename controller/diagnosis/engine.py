@@ -17,7 +17,7 @@ from controller.cluster.state import ClusterState
 from controller.diagnosis import explain, localise
 from controller.diagnosis.case import Case, Flow
 from controller.diagnosis.catalogue import concerned
-from controller.diagnosis.enforced import to_try
+from controller.diagnosis.enforced import guards_of_flow, to_try
 from controller.diagnosis.examine import Examiner, order_of
 from controller.diagnosis.finding import Finding
 from controller.diagnosis.flows import Question, question_of
@@ -252,6 +252,9 @@ class Diagnoser:
         if passes:
             tried, case = await asyncio.gather(self._try_forbidden(case), self._examiner.first(case, concerned(flow)))
             case = replace(case, tried=tried)
+            if not all(case.walks((node, "")) for node in guards_of_flow(case)):
+                # Which rule opens the way is told by the guard alone; a busy one may answer the second time.
+                case = await self._examiner.first(case, concerned(flow))
             return case, explain.ordered([*explain.early(case), *explain.late(case)])
         case = await self._examiner.first(case, concerned(flow))
         case = replace(case, statuses=self._matrix.statuses())
