@@ -173,7 +173,7 @@ def expectation_of(question: Question, policy: PolicyModel | None) -> Expectatio
     if policy is None:
         return Expectation(allowed=None, missing="policies have not been read yet")
     flows = question.backends or (question.flow,)
-    if not question.flow.destination.address:
+    if not question.flow.destination.address and not question.backends:
         return Expectation(allowed=None, missing="the name led to no address to which policy could be applied")
     if question.flow.virtual_address and not question.backends:
         return Expectation(allowed=None, missing="the Service has no ready backend to which policy could be applied")
@@ -219,7 +219,7 @@ def verdict_of(expected: Expectation, outcome: Outcome) -> Verdict:
 def _with_address(question: Question, result: ProbeResult) -> Question | None:
     """The question with the address that the name led to; None where there is no address to examine."""
     flow = question.flow
-    if flow.destination.address:
+    if flow.destination.address or question.backends:
         return question
     for attempt in result.attempts:
         for text in attempt.answer:

@@ -6,6 +6,7 @@ Pure: names are looked up in the cluster state, nothing is sent.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
@@ -52,7 +53,7 @@ def resolve(request: ProbeRequest, cluster: ClusterState, egress: tuple[EgressTa
     if request.destination.startswith("dns/"):
         return _to_name(request, source, cluster)
     if "://" in request.destination:
-        return _to_url(request, source, egress)
+        return _to_url(request, source, cluster, egress)
     if request.destination.startswith("svc/"):
         return _to_service(request, source, cluster)
     return _to_place(request, source, cluster, egress)
@@ -371,7 +372,7 @@ def _qualified(name: str, source: Place) -> str:
     return f"{name}.cluster.local." if labels[-1] == "svc" else f"{name}."
 
 
-def _to_url(request: ProbeRequest, source: Place, egress: tuple[EgressTarget, ...]) -> Question:
+def _to_url(request: ProbeRequest, source: Place, cluster: ClusterState, egress: tuple[EgressTarget, ...]) -> Question:
     parts = urlsplit(request.destination)
     try:
         port = parts.port or (443 if parts.scheme == "https" else 80)
@@ -396,4 +397,19 @@ def _to_url(request: ProbeRequest, source: Place, egress: tuple[EgressTarget, ..
         port=port,
         name=request.destination,
     )
-    return Question(flow)
+    service, service_port = _named_service(parts.hostname, port, cluster)
+    if service is None or service_port is None:
+        return Question(flow)
+    ready = [b for b in cluster.backends(service, service_port) if b.ready and b.family == family]
+    flow = replace(flow, source=_at(source, family, cluster), service=service, service_port=service_port)
+    # A backend is asked whether it takes a connection: the URL's port is the Service's, not its own.
+    connecting = replace(flow, method=Method.TCP, name="")
+    return Question(flow, tuple(to_backend(connecting, b, cluster) for b in ready))
+
+
+def _named_service(host: str, port: int, cluster: ClusterState) -> tuple[Service | None, ServicePort | None]:
+    """The Service and its TCP port that NAME.NAMESPACE.svc… stands for."""
+    name, _, rest = host.partition(".")
+    service = cluster.services.get(f"{rest.split('.')[0]}/{name}") if ".svc" in host else None
+    ports = service.ports if service is not None else ()
+    return service, next((p for p in ports if (p.port, p.protocol) == (port, "TCP")), None)
