@@ -34,6 +34,8 @@ def members(name: str, namespaces: list[str]) -> list[int]:
     for one in namespaces:
         with contextlib.suppress(OSError):
             inodes.add(netns.inode(one))
+    # whatever a name stands for, the machine's own namespace is no lab's
+    inodes.discard(Path("/proc/self/ns/net").stat().st_ino)
     wanted = f"{MEMBER_VARIABLE}={name}".encode()
     found = [pid for pid in cgroups.pids(name) if pid != os.getpid()]
     for entry in os.scandir("/proc"):

@@ -79,18 +79,21 @@ class PodNames:
 
 
 def _adopt(name: str, pids: list[int], host: int) -> bool:
-    """Let `name` stand for the namespace of the first of these processes that is not in the node's own."""
+    """Let `name` stand for the namespace of the first of these processes that is in one of its own."""
+    foreign = {host, Path("/proc/self/ns/net").stat().st_ino}
     for pid in pids:
         try:
             identity = Path(f"/proc/{pid}/ns/net").stat().st_ino
-            if identity == host:  # runc, on its way into the pod
+            if identity in foreign:  # runc, on its way into the pod
                 continue
             if netns.exists(name):
                 if netns.inode(name) == identity:
                     return True
                 netns.delete(name)
             netns.adopt(name, pid)
-            return True
+            if netns.inode(name) == identity:
+                return True
+            netns.delete(name)  # the process ended, and another has its number
         except (OSError, netns.NetnsError) as error:
             log.info("%s: %s", name, error)
     return False
