@@ -23,16 +23,14 @@ def group_of(lab: str, node: str) -> str:
     return f"/{PREFIX}{lab}/{node}"
 
 
+def _mounted(kind: str) -> list[Path]:
+    lines = (line.split() for line in Path("/proc/self/mounts").read_text().splitlines())
+    return [Path(fields[1]) for fields in lines if fields[2] == kind]
+
+
 def hierarchies() -> list[Path]:
     """Mount points of all version 1 hierarchies with a controller or a name, or of version 2 where it is alone."""
-    first, second = [], []
-    for line in Path("/proc/self/mounts").read_text().splitlines():
-        _, path, kind, *_ = line.split()
-        if kind == "cgroup":
-            first.append(Path(path))
-        elif kind == "cgroup2":
-            second.append(Path(path))
-    return first or second[:1]
+    return _mounted("cgroup") or _mounted("cgroup2")[:1]
 
 
 def make(lab: str, node: str) -> None:
@@ -47,8 +45,9 @@ def make(lab: str, node: str) -> None:
 
 
 def subtrees(lab: str) -> list[Path]:
-    """The lab's subtrees that are there."""
-    return [path for base in hierarchies() if (path := base / f"{PREFIX}{lab}").is_dir()]
+    """The lab's subtrees that are there; beside version 1, runc makes groups in version 2 as well."""
+    bases = _mounted("cgroup") + _mounted("cgroup2")
+    return [path for base in bases if (path := base / f"{PREFIX}{lab}").is_dir()]
 
 
 def pids(lab: str) -> set[int]:
