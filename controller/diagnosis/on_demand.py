@@ -14,12 +14,13 @@ from controller.agents import AgentRegistry
 from controller.cluster.state import ClusterState
 from controller.diagnosis import explain
 from controller.diagnosis.allowed import decision_of
+from controller.diagnosis.asked import ProbeRequest
 from controller.diagnosis.case import Case, Flow, Place
 from controller.diagnosis.engine import Diagnoser
 from controller.diagnosis.examine import order_of
 from controller.diagnosis.finding import Finding
 from controller.diagnosis.flows import Question
-from controller.diagnosis.request import ProbeRequest, dns_question, resolve
+from controller.diagnosis.request import dns_question, resolve
 from controller.incident.book import IncidentBook
 from controller.plan.paths import EgressTarget
 from controller.policy import PolicyModel

@@ -13,42 +13,17 @@ from urllib.parse import urlsplit
 import msgspec
 
 from controller.cluster.state import FINISHED, ClusterState, Pod, Service, ServicePort
+from controller.diagnosis.asked import PROTOCOLS, ProbeRequest, TargetError, check
 from controller.diagnosis.case import Flow, Place
 from controller.diagnosis.flows import Question, to_backend, vantage_of
 from controller.plan.paths import EgressTarget
 from model.probes import ENDPOINT_PORT, HOST_ECHO_PORT
 from model.words import Method
 
-PROTOCOLS = {"tcp": Method.TCP, "udp": Method.UDP, "icmp": Method.ICMP, "http": Method.HTTP, "dns": Method.DNS}
-
-
-class ProbeRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The body of `POST /api/v1/probe`. Fields left out are chosen by the target."""
-
-    source: str
-    destination: str
-    protocol: str | None = None
-    port: int | None = None
-    family: int | None = None
-    count: int = 3
-    size: int = 0
-    interval_ms: int = 100
-    timeout_ms: int = 1000
-    trace: bool | None = None
-
-
-class TargetError(ValueError):
-    """A request that cannot be carried out; the text names the input, `hint` the way out."""
-
-    def __init__(self, text: str, hint: str = "", *, missing: bool = False) -> None:
-        super().__init__(text)
-        self.hint = hint
-        self.missing = missing
-
 
 def resolve(request: ProbeRequest, cluster: ClusterState, egress: tuple[EgressTarget, ...]) -> Question:
     """Translate a request. Raises TargetError that names what is unknown or impossible."""
-    _check(request)
+    check(request)
     source = _source(request.source, cluster)
     if request.destination.startswith("dns/"):
         return _to_name(request, source, cluster)
@@ -57,24 +32,6 @@ def resolve(request: ProbeRequest, cluster: ClusterState, egress: tuple[EgressTa
     if request.destination.startswith("svc/"):
         return _to_service(request, source, cluster)
     return _to_place(request, source, cluster, egress)
-
-
-def _check(request: ProbeRequest) -> None:
-    if request.protocol is not None and request.protocol not in PROTOCOLS:
-        raise TargetError(f"protocol {request.protocol!r} is not known", f"one of {', '.join(PROTOCOLS)}")
-    if request.port is not None and not 1 <= request.port <= 65535:
-        raise TargetError(f"port {request.port} is not in 1…65535")
-    if request.family not in {None, 4, 6}:
-        raise TargetError(f"family {request.family} is neither 4 nor 6")
-    limits = (
-        ("count", request.count, 1, 1000),
-        ("size", request.size, 0, 65000),
-        ("interval_ms", request.interval_ms, 5, 10_000),
-        ("timeout_ms", request.timeout_ms, 10, 10_000),
-    )
-    for name, value, low, high in limits:
-        if not low <= value <= high:
-            raise TargetError(f"{name} {value} is not in {low}…{high}")
 
 
 def _source(text: str, cluster: ClusterState) -> Place:

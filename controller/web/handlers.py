@@ -11,7 +11,7 @@ import msgspec
 from aiohttp import web
 
 from controller.auth import PROBE, READ, bearer
-from controller.diagnosis.request import ProbeRequest
+from controller.diagnosis.asked import ProbeRequest
 from controller.matrix import policy as policies
 from controller.web.documents import ClusterDocument, Error, Paths, node_document, path_document
 from controller.web.metrics import render

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from controller.diagnosis.request import ProbeRequest
+from controller.diagnosis.asked import ProbeRequest
 from controller.matrix.policy import BY, PolicyMatrix
 from controller.sweep import SweepState
 from controller.web.documents import ClusterDocument, Error, Paths

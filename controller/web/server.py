@@ -13,7 +13,7 @@ import msgspec
 from aiohttp import web
 
 from controller.auth import DeniedError
-from controller.diagnosis.request import TargetError
+from controller.diagnosis.asked import TargetError
 from controller.web.agent_socket import agent
 from controller.web.documents import Error
 from controller.web.handlers import ROUTES, BadRequestError, Handler, answer

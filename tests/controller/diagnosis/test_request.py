@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from controller.diagnosis.request import ProbeRequest, TargetError, resolve
+from controller.diagnosis.asked import ProbeRequest, TargetError
+from controller.diagnosis.request import resolve
 from controller.plan.paths import EgressTarget
 from model.words import Method
 from tests.controller.diagnosis import world
