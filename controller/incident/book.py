@@ -126,19 +126,6 @@ class IncidentBook:
         self._put(msgspec.structs.replace(entry, incident=incident))
         self._forget_oldest()
 
-    def supersede(self, incident_id: str, findings: tuple[Finding, ...]) -> None:
-        """Put a better diagnosis in the place of an incident's former one (an inconclusive one that became clear)."""
-        entry = self._entries[incident_id]
-        incident = msgspec.structs.replace(
-            entry.incident,
-            title=findings[0].cause.summary,
-            causes=tuple(f.cause for f in findings),
-            ruled_out=findings[0].ruled_out,
-            missing_evidence=findings[0].missing,
-            named_at=rfc3339(self._clock.wall()),
-        )
-        self._put(msgspec.structs.replace(entry, incident=incident, scopes=(findings[0].scope,)))
-
     def close(self) -> None:
         """Close the store."""
         if self._database:

@@ -17,17 +17,17 @@ CODE = "cni.remote_route_missing"
 
 def find(case: Case) -> Iterator[Finding]:
     """Yield each node of the flow whose table leads packets for the other's pods nowhere but to the default route."""
-    for node, source, destination, _reply in case.flow.ways():
+    for node, _source, destination, _reply in case.flow.ways():
         facts = case.host(node)
         cidr = case.pod_cidr_of(destination.node, destination.address)
         if destination.node == node or not cidr or facts is None or facts.routes is None:
             continue
         best = case.best_route(node, destination.address)
         if best is None or Prefix(best.destination).length == 0:
-            yield _finding(case, node, source.node, destination.node, cidr, facts, best)
+            yield _finding(case, node, destination.node, cidr, facts, best)
 
 
-def _finding(case: Case, node: str, _: str, peer: str, cidr: str, facts: Facts, best: Route | None) -> Finding:
+def _finding(case: Case, node: str, peer: str, cidr: str, facts: Facts, best: Route | None) -> Finding:
     has = "no route at all" if best is None else f"only the default route by {best.gateway or best.device}"
     evidence = [Evidence(fact="route", node=node, says=f"{node} has {has} for {cidr}, the pods of {peer}")]
     like = _like(case, node, peer, facts)
