@@ -1,11 +1,14 @@
 """Where the controller is: what the user names first, then the environment, the only lab that runs, the kubeconfig.
 
+As kubectl's plugin it means the cluster that kubectl means: there the kubeconfig goes before a lab that happens to run.
+
 It reads the labs' own account (`lab.state`); over the network it asks the Kubernetes API of a kubeconfig alone.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit, urlunsplit
@@ -16,6 +19,7 @@ from lab.state import LabState, load_state
 
 WAYS = "start one (kubereach lab up), or name a cluster by --kubeconfig, or the controller by --url and --token"
 NAMESPACE = "kubereach"
+PLUGIN = "kubectl-reach"
 
 
 def find_access(
@@ -41,11 +45,14 @@ def find_access(
     named_lab = lab or env.get("KUBEREACH_LAB", "")
     if named_lab:
         return _from_lab(named_lab, token, "--lab" if lab else "KUBEREACH_LAB")
+    current = _current_kubeconfig(env)
+    if current and Path(sys.argv[0]).name == PLUGIN:
+        return _from_kubeconfig(str(current[0]), token, env) if len(current) == 1 else _from_cluster(current, token, env)
     running = running_labs()
     if len(running) > 1:
         raise ConfigError(f"several labs run ({', '.join(sorted(running))}); name one by --lab NAME or KUBEREACH_LAB")
     if not running:
-        if current := _current_kubeconfig(env):
+        if current:
             return _from_cluster(current, token, env)
         raise ConfigError(f"no lab runs on this machine and no kubeconfig and no controller is named; {WAYS}")
     return _access(*next(iter(running.items())), token)
@@ -106,6 +113,9 @@ def _from_cluster(paths: list[Path], token: str | None, env: Mapping[str, str]) 
 def _access(name: str, state: LabState, token: str | None) -> Access:
     if not state.supervisor.alive():
         raise UnreachableError(f"lab '{name}' does not run any more; `kubereach lab down --name {name}` takes it away")
+    if not state.url and state.kubeconfig and state.phase == "up":
+        # Of its own it has none, and never will: whoever brought it up so installs kubereach in it as in any cluster.
+        return _from_cluster([Path(state.kubeconfig)], token, {})
     if not state.url:
         raise UnreachableError(f"lab '{name}' has no controller yet ({state.message or state.phase}); try again soon")
     found = _from_url(state.url, token or "", f"lab {name}", {})

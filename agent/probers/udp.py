@@ -12,7 +12,7 @@ from typing import Final
 from agent.probers.drive import READ, Ground, Probe, Wait
 from agent.probers.errors import of_errno, prepare, read_error, stamp_ns
 from agent.probers.tcp import bind_port, family_of
-from model.ports import UDP_MAGIC, UDP_REPLY
+from model.ports import ENDPOINT_PORT, HOST_ECHO_PORT, UDP_MAGIC, UDP_REPLY
 from model.probes import Attempt, ProbeOrder
 from model.words import Outcome
 
@@ -25,6 +25,9 @@ _IPV6_DONTFRAG: Final = 62
 _PMTUDISC_DONT: Final = 0
 # DF set, and the cached path MTU not heeded: the question is put to the wire, not to the cache.
 _PMTUDISC_PROBE: Final = 3
+
+# Only there kubereach itself answers; elsewhere whatever comes back proves that both ways are open.
+_ECHO_PORTS: Final = frozenset({ENDPOINT_PORT, HOST_ECHO_PORT})
 
 Judge = Callable[[bytes], tuple[Outcome, str, tuple[str, ...]] | None]
 
@@ -110,7 +113,7 @@ def open_connected(ground: Ground, order: ProbeOrder, number: int, kind: int, pr
 
 
 def probe(ground: Ground, order: ProbeOrder, number: int) -> Probe:
-    """One echo of `size` octets (at least the header's)."""
+    """One echo of `size` octets (at least the header's); from a port that is not kubereach's any answer is good."""
     opened = open_connected(ground, order, number, socket.SOCK_DGRAM, 0)
     if isinstance(opened, Attempt):
         return opened
@@ -118,6 +121,8 @@ def probe(ground: Ground, order: ProbeOrder, number: int) -> Probe:
     payload = header + bytes(max(0, min(order.size, MAX_PAYLOAD) - len(header)))
 
     def judge(data: bytes) -> tuple[Outcome, str, tuple[str, ...]] | None:
+        if not is_echo(data) and order.port not in _ECHO_PORTS:
+            return Outcome.OK, f"the answer is no echo, but an answer ({len(data)} octets)", ()
         if not is_echo(data) or data[2 : HEADER.size] != payload[2 : HEADER.size]:
             return Outcome.WRONG_ANSWER, "the answer is no echo of the request", ()
         if len(data) != len(payload):

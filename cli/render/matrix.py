@@ -43,7 +43,9 @@ def _title(document: Matrix, counts: dict[Look, int]) -> Text:
     said = counts.get(STATES[CellState.OK], 0) + counts.get(BLOCKED, 0)
     sampled = len(document.cells) - counts.get(STATES[CellState.UNSAMPLED], 0)
     title = Text.assemble((document.kind, "bold"), f" matrix at {document.at}: ")
-    if sampled and said == sampled:
+    if not sampled:
+        return title.append("nothing is measured", style="bold")
+    if said == sampled:
         return title.append(f"✓ all {sampled} measured cells as they should be", style="bold green")
     return title.append(f"{sampled - said} of {sampled} measured cells are not as they should be", style="bold red")
 

@@ -19,6 +19,7 @@ from cli.client import Client, ConfigError
 from cli.kubeconfig import Identity, load
 from cli.locate import find_access
 from lab import pki, spec
+from lab.state import LabState, save_state, this_process
 from tests.cli.conftest import run_kubereach
 from tests.web.stub_controller import INCIDENT, TOKEN, StubController
 
@@ -253,3 +254,31 @@ def test_a_broken_kubeconfig_is_named(tmp_path: Path, text: str, why: str) -> No
     path.write_text(text)
     with pytest.raises(ConfigError, match=why):
         load([path])
+
+
+async def test_as_kubectl_s_plugin_the_cluster_that_kubectl_means_is_asked(
+    api: ApiServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """`kubectl reach` goes by the kubeconfig also where a lab runs; `kubereach` asks the lab."""
+    monkeypatch.setattr(spec, "LABS_DIR", tmp_path / "labs")
+    (tmp_path / "labs/one").mkdir(parents=True)
+    save_state("one", LabState("up", this_process(), url="http://127.0.0.1:9/#token=t"))
+    environ = {"KUBECONFIG": str(api.config({"token": TOKEN}))}
+
+    def found(command: str) -> str:
+        monkeypatch.setattr(sys, "argv", [f"/usr/bin/{command}"])
+        return find_access(lab=None, url=None, token=None, kubeconfig=None, environ=environ).origin
+
+    assert await asyncio.to_thread(found, "kubereach") == "lab one"
+    assert await asyncio.to_thread(found, "kubectl-reach") == "pod kubereach/controller-x"
+
+
+async def test_a_lab_without_a_controller_of_its_own_is_a_cluster_like_any(
+    api: ApiServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Brought up bare, kubereach is installed in it by its manifests, and found as in any cluster."""
+    monkeypatch.setattr(spec, "LABS_DIR", tmp_path / "labs")
+    (tmp_path / "labs/one").mkdir(parents=True)
+    save_state("one", LabState("up", this_process(), kubeconfig=str(api.config({"token": TOKEN}))))
+    found = await asyncio.to_thread(find_access, lab="one", url=None, token=None, kubeconfig=None, environ={})
+    assert found.origin == "pod kubereach/controller-x"
