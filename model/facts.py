@@ -11,6 +11,7 @@ from __future__ import annotations
 import msgspec
 
 from model.probes import Vantage
+from model.tables import Conntrack, ConntrackEntries, ConntrackQuery, Counters, IpvsService
 
 
 class Vxlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -326,6 +327,7 @@ class FactsOrder(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     walks_asked: tuple[Packet, ...] = ()
     droppers_asked: tuple[Packet, ...] = ()
     resolve_asked: tuple[str, ...] = ()
+    conntrack_asked: tuple[ConntrackQuery, ...] = ()
     tap: TapQuery | None = None
     burst: Burst | None = None
 
@@ -344,6 +346,10 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     sockets: tuple[Socket, ...] | None = None
     resolver: Resolver | None = None
     cni: tuple[CniFile, ...] | None = None
+    ipvs: tuple[IpvsService, ...] | None = None
+    conntrack: Conntrack | None = None
+    conntrack_entries: tuple[ConntrackEntries, ...] | None = None
+    counters: Counters | None = None
     route_answers: tuple[RouteAnswer, ...] | None = None
     walks: tuple[Walk, ...] | None = None
     droppers: tuple[Dropper, ...] | None = None

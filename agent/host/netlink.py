@@ -1,4 +1,4 @@
-"""Rtnetlink in the few messages that facts need: dumps, and one question to the routing table.
+"""Netlink in the few messages that facts need: dumps, and single questions, to rtnetlink and its sisters.
 
 Own code over `socket` and `struct`, since the facts process lives for a tenth of a second and importing pyroute2 costs
 that much. It only reads: no message of this module changes anything. Sources: rtnetlink(7), linux/rtnetlink.h.
@@ -71,6 +71,16 @@ def u32(value: bytes | None, default: int = 0) -> int:
     return int.from_bytes(value[:4], "little" if _LITTLE else "big") if value else default
 
 
+def big(value: bytes | None, default: int = 0) -> int:
+    """A number in network order, of any length."""
+    return int.from_bytes(value, "big") if value else default
+
+
+def little(value: bytes | None, default: int = 0) -> int:
+    """A native number of any length."""
+    return int.from_bytes(value, "little" if _LITTLE else "big") if value else default
+
+
 def text(value: bytes | None) -> str:
     """A C string."""
     return value.split(b"\0", 1)[0].decode(errors="replace") if value else ""
@@ -94,12 +104,14 @@ _LITTLE: Final = struct.pack("=H", 1) == b"\x01\x00"
 class Netlink:
     """A socket to the kernel in the namespace of the thread that makes it. Not for several threads."""
 
-    def __init__(self) -> None:
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
+    def __init__(self, protocol: int = socket.NETLINK_ROUTE) -> None:
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
-        self._socket.setsockopt(SOL_NETLINK, NETLINK_GET_STRICT_CHK, 1)
+        if protocol == socket.NETLINK_ROUTE:
+            self._socket.setsockopt(SOL_NETLINK, NETLINK_GET_STRICT_CHK, 1)
         self._socket.settimeout(DEADLINE_S)
         self._sequence = 0
+        self._interrupted = False
 
     def __enter__(self) -> Netlink:
         return self
@@ -121,6 +133,11 @@ class Netlink:
             if whole:
                 return found
         return self._dump_once(kind, fixed, asked)[0]
+
+    def scan(self, kind: int, fixed: bytes, *asked: bytes) -> Iterator[Message]:
+        """Entries of a table as they come, for tables too large to be kept whole. Who stops early closes the socket."""
+        self._send(kind, NLM_F_REQUEST | NLM_F_DUMP, fixed + b"".join(asked))
+        return self._answers(len(fixed))
 
     def _dump_once(self, kind: int, fixed: bytes, asked: tuple[bytes, ...]) -> tuple[list[Message], bool]:
         self._send(kind, NLM_F_REQUEST | NLM_F_DUMP, fixed + b"".join(asked))

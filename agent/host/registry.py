@@ -67,6 +67,30 @@ def _cni(context: Context) -> object:
     return cni.read(context.cni_conf_dir, context.cni_bin_dirs)
 
 
+def _ipvs(_: Context) -> object:
+    from agent.host import ipvs
+
+    return ipvs.read()
+
+
+def _conntrack(_: Context) -> object:
+    from agent.host import conntrack
+
+    return conntrack.read()
+
+
+def _conntrack_entries(context: Context) -> object:
+    from agent.host import conntrack
+
+    return conntrack.entries(context.order.conntrack_asked)
+
+
+def _counters(_: Context) -> object:
+    from agent.host import counters
+
+    return counters.read()
+
+
 def _route_answers(context: Context) -> object:
     from agent.host import route_answers
 
@@ -98,6 +122,10 @@ READERS: Final[dict[str, Callable[[Context], Any]]] = {
     "sockets": _sockets,
     "resolver": _resolver,
     "cni": _cni,
+    "ipvs": _ipvs,
+    "conntrack": _conntrack,
+    "conntrack_entries": _conntrack_entries,
+    "counters": _counters,
     "route_answers": _route_answers,
     "walks": _walks,
     "droppers": _droppers,
@@ -112,6 +140,7 @@ def wanted(order: FactsOrder) -> tuple[str, ...]:
         "walks": order.walks_asked,
         "droppers": order.droppers_asked,
         "resolved": order.resolve_asked,
+        "conntrack_entries": order.conntrack_asked,
     }
     asked = [*order.subjects, *(subject for subject, queries in implied.items() if queries)]
     return tuple(dict.fromkeys(asked))
