@@ -170,6 +170,16 @@ def test_what_the_standard_leaves_open_is_unknown() -> None:
     assert all(answer.missing for answer in answers)
 
 
+@pytest.mark.parametrize(
+    ("cidr", "allowed"), [("0.0.0.0/0", True), ("10.0.0.0/8", False), ("::/0", False)], ids=["all", "some", "all-ipv6"]
+)
+def test_a_pod_without_an_address_is_within_the_block_of_all_addresses_alone(cidr: str, allowed: bool) -> None:
+    """Manifests know no addresses: a block of all holds whatever address comes, a smaller one is not taken to."""
+    policy = network_policy("pay/p", ingress=[{"from": [{"ipBlock": {"cidr": cidr}}]}])
+    model = model_of([pod("shop/frontend-0"), pod("pay/payments-0"), policy])
+    assert ask(model).allowed is allowed
+
+
 def test_where_no_policy_applies_nothing_is_open() -> None:
     """Pods that no policy selects take every protocol, and reach themselves."""
     model = model_of([SHOP, PAY])
