@@ -56,7 +56,7 @@ class Controller:
         watch = ClusterWatch(api, clock)
         matrix = MatrixBook(clock)
         agents = AgentRegistry(clock, matrix.ingest)
-        planner = Planner(watch, agents, matrix, self._memory, options.settings, clock)
+        planner = Planner(watch, agents, matrix, self._memory, options.settings, clock, options.admin_policies)
         self._diagnoser = Diagnoser(
             cluster=watch.snapshot,
             plan=lambda: matrix.plan,

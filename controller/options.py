@@ -10,6 +10,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from controller.introduce import Introduction
+from controller.plan.expectation import AdminPolicies
 from controller.plan.paths import EgressTarget, PlanSettings
 from controller.web.server import Listen
 from model.probes import CONTROLLER_PLAIN_PORT, CONTROLLER_PORT
@@ -33,6 +34,7 @@ class Options:
     agent_account: str
     verbose: bool
     introduction: Introduction | None = None
+    admin_policies: AdminPolicies = AdminPolicies.DETECT
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -69,6 +71,13 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--service-cidr", action="append", default=[], metavar="CIDR", help="Services' addresses")
     parser.add_argument("--namespace", default="kubereach", help="of kubereach's own pods")
     parser.add_argument("--agent-service-account", default="kubereach-agent", metavar="NAME")
+    parser.add_argument(
+        "--admin-policies",
+        choices=[one.value for one in AdminPolicies],
+        default=AdminPolicies.DETECT.value,
+        help="whether the network plugin implements AdminNetworkPolicy, BaselineAdminNetworkPolicy and "
+        "ClusterNetworkPolicy (default: those whose status somebody writes; of others nothing is concluded)",
+    )
     parser.add_argument("--verbose", action="store_true", help="log every plan and connection")
     return parser
 
@@ -105,6 +114,7 @@ def parse(argv: list[str]) -> Options:
         agent_account=args.agent_service_account,
         verbose=args.verbose,
         introduction=introduction,
+        admin_policies=AdminPolicies(args.admin_policies),
     )
 
 

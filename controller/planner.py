@@ -12,7 +12,7 @@ from controller.cluster.watch import ClusterWatch
 from controller.matrix.matrix import MatrixBook
 from controller.memory import AgentMemory
 from controller.plan.again import expect_again
-from controller.plan.expectation import PolicyReader
+from controller.plan.expectation import AdminPolicies, PolicyReader
 from controller.plan.make import make_plans, zones_of
 from controller.plan.order import EPOCH_S, is_full_mesh, ring_of
 from controller.plan.paths import ClusterPlan, PlanSettings
@@ -39,6 +39,7 @@ class Planner:
         memory: AgentMemory,
         settings: PlanSettings,
         clock: Clock,
+        admin_policies: AdminPolicies = AdminPolicies.DETECT,
     ) -> None:
         """Nothing is planned before `run`."""
         self._watch = watch
@@ -50,7 +51,7 @@ class Planner:
         self._agents_changed = asyncio.Event()
         self._ring: tuple[str, ...] = ()
         self._ring_epoch = -1
-        self._reader = PolicyReader()
+        self._reader = PolicyReader(admin_policies)
         self._planned_s = -EPOCH_S
         self._seen = ClusterState()
         self.policy: PolicyModel | None = None

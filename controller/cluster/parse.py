@@ -209,6 +209,18 @@ def keep_policy(raw: Raw) -> Raw:
     return {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", **raw}
 
 
+def keep_admin_policy(kind: str, raw: Raw) -> Raw:
+    """What an admin policy says, and whether it has conditions: something that implements it has then taken it up."""
+    meta, status = raw["metadata"], raw.get("status") or {}
+    kept: Raw = {
+        "apiVersion": raw.get("apiVersion") or "policy.networking.k8s.io",
+        "kind": kind,
+        "metadata": {"name": meta["name"]},
+        "spec": raw["spec"],
+    }
+    return kept | ({"status": {"conditions": True}} if status.get("conditions") else {})
+
+
 def parse_workload(kind: str, raw: Raw) -> Workload:
     """A Deployment, StatefulSet (a missing `replicas` means 1) or DaemonSet (as many as nodes ask for it)."""
     meta, spec, status = raw["metadata"], raw.get("spec") or {}, raw.get("status") or {}

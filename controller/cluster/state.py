@@ -213,8 +213,9 @@ class ClusterState:
     """The cluster at one moment. Never changed; indexes are made when they are first asked for.
 
     Keys: nodes by name, pods by UID, services, slices and policies by "namespace/name", workloads by
-    "kind/namespace/name". `policies` are NetworkPolicies as the API gave them. `synced`: every watched kind was
-    listed at least once. `stale_since`: wall seconds since when the API has not answered, None if it does.
+    "kind/namespace/name". `policies` are NetworkPolicies as the API gave them, and admin policies by "kind/name".
+    `synced`: every watched kind was listed at least once. `stale_since`: wall seconds since when the API has not
+    answered, None if it does.
     """
 
     revision: int = 0

@@ -15,6 +15,12 @@ from controller.cluster.state import ClusterState, Pod
 Parser = Callable[[Raw], Any]
 
 COREFILE = "kube-system/coredns"
+_POLICY = "/apis/policy.networking.k8s.io"
+
+
+def _admin(kind: str) -> Parser:
+    return partial(parse.keep_admin_policy, kind)
+
 
 # Kind → collection path of the API, parser. Everything that the controller watches.
 RESOURCES: dict[str, tuple[str, Parser]] = {
@@ -24,6 +30,12 @@ RESOURCES: dict[str, tuple[str, Parser]] = {
     "Service": ("/api/v1/services", parse.parse_service),
     "EndpointSlice": ("/apis/discovery.k8s.io/v1/endpointslices", parse.parse_slice),
     "NetworkPolicy": ("/apis/networking.k8s.io/v1/networkpolicies", parse.keep_policy),
+    "AdminNetworkPolicy": (f"{_POLICY}/v1alpha1/adminnetworkpolicies", _admin("AdminNetworkPolicy")),
+    "BaselineAdminNetworkPolicy": (
+        f"{_POLICY}/v1alpha1/baselineadminnetworkpolicies",
+        _admin("BaselineAdminNetworkPolicy"),
+    ),
+    "ClusterNetworkPolicy": (f"{_POLICY}/v1alpha2/clusternetworkpolicies", _admin("ClusterNetworkPolicy")),
     "Deployment": ("/apis/apps/v1/deployments", partial(parse.parse_workload, "Deployment")),
     "DaemonSet": ("/apis/apps/v1/daemonsets", partial(parse.parse_workload, "DaemonSet")),
     "StatefulSet": ("/apis/apps/v1/statefulsets", partial(parse.parse_workload, "StatefulSet")),
@@ -34,6 +46,8 @@ RESOURCES: dict[str, tuple[str, Parser]] = {
     ),
 }
 WORKLOADS = ("Deployment", "DaemonSet", "StatefulSet")
+# Kinds that a cluster has only once somebody installed their definition: that the API does not know them is no error.
+ADMIN_POLICIES = ("AdminNetworkPolicy", "BaselineAdminNetworkPolicy", "ClusterNetworkPolicy")
 PARSE_ERRORS = (TypeError, ValueError, AttributeError, KeyError)
 
 
@@ -109,11 +123,14 @@ class ClusterStore:
                 namespaces=dict(objects["Namespace"]),
                 services=dict(objects["Service"]),
                 slices=dict(objects["EndpointSlice"]),
-                policies=dict(objects["NetworkPolicy"]),
+                policies=objects["NetworkPolicy"] | self._admin_policies(),
                 workloads={w.key: w for kind in WORKLOADS for w in objects[kind].values()},
                 corefile=objects["ConfigMap"].get(COREFILE),
             )
         return self._snapshot
+
+    def _admin_policies(self) -> dict[str, Raw]:
+        return {f"{kind}/{name}": raw for kind in ADMIN_POLICIES for name, raw in self._objects[kind].items()}
 
     def _read(self, kind: str, raw: Raw) -> tuple[str, Any] | None:
         try:

@@ -13,7 +13,7 @@ from typing import Final
 
 from controller.cluster.api import ApiError, KubeApi, Raw
 from controller.cluster.state import ClusterState
-from controller.cluster.store import RESOURCES, ClusterStore
+from controller.cluster.store import ADMIN_POLICIES, RESOURCES, ClusterStore
 from model.clock import Clock
 from model.probes import stable_id
 
@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 
 WATCH_S: Final = 300
 BACKOFF_S: Final = (0.1, 0.2, 0.5, 1.0, 2.0, 3.0, 5.0)
+ABSENT_S: Final = 10.0
+"""How often the API is asked again for a kind that it does not know."""
 HEARTBEAT_S: Final = 2.0
 HEARTBEAT_TIMEOUT_S: Final = 4.0
 
@@ -34,8 +36,8 @@ def backoff_s(attempt: int, key: str) -> float:
 class ClusterWatch:
     """All watches of the controller."""
 
-    def __init__(self, api: KubeApi, clock: Clock, watch_s: int = WATCH_S) -> None:
-        """`watch_s` is how long one watch lasts before it is renewed."""
+    def __init__(self, api: KubeApi, clock: Clock, watch_s: int = WATCH_S, absent_s: float = ABSENT_S) -> None:
+        """`watch_s` is how long one watch lasts before it is renewed; `absent_s`: see ABSENT_S."""
         self.store = ClusterStore()
         self.errors: dict[str, str] = {}
         """Kind → why it cannot be watched just now."""
@@ -44,6 +46,7 @@ class ClusterWatch:
         self._api = api
         self._clock = clock
         self._watch_s = watch_s
+        self._absent_s = absent_s
         self._changed = asyncio.Event()
         self._versions: dict[str, str] = {}
         self._watching: dict[str, asyncio.Timeout] = {}
@@ -76,6 +79,11 @@ class ClusterWatch:
                 await self._follow(kind, path)
                 failures = 0
             except ApiError as error:
+                if error.status == 404 and kind in ADMIN_POLICIES:
+                    self._absent(kind)
+                    failures = 0
+                    await asyncio.sleep(self._absent_s)
+                    continue
                 failures = 1 if self.events[kind] != heard else failures + 1
                 if error.status == 410:
                     self._versions.pop(kind, None)
@@ -83,6 +91,13 @@ class ClusterWatch:
                         continue
                 self._failed(kind, error, failures)
                 await asyncio.sleep(backoff_s(failures, kind))
+
+    def _absent(self, kind: str) -> None:
+        """The API does not know the kind, so there is no object of it."""
+        self._versions.pop(kind, None)
+        self.errors.pop(kind, None)
+        if self.store.replace(kind, ()):
+            self._changed.set()
 
     async def _list(self, kind: str, path: str) -> None:
         items, version = await self._api.list(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 from controller.cluster.state import FINISHED, Backend, ClusterState, Node, Pod
@@ -15,6 +16,7 @@ from model.diagnosis import Expectation
 
 OWN_NODE = Expectation(allowed=True, because=("a node always reaches the pods on it",))
 OPEN = Expectation(allowed=None)
+NETWORK_POLICY = "NetworkPolicy"
 
 
 def policy_model(cluster: ClusterState) -> PolicyModel:
@@ -30,14 +32,27 @@ class _Inputs:
     service_addresses: frozenset[str]
 
 
+class AdminPolicies(StrEnum):
+    """Whether the network plugin implements AdminNetworkPolicy and its kin. NetworkPolicy it always does.
+
+    DETECT: a kind of which an object has conditions in its status is implemented, since somebody has taken it up; of
+    another kind it is not known, and what depends on it is left open rather than guessed.
+    """
+
+    DETECT = "detect"
+    ENFORCED = "enforced"
+    IGNORED = "ignored"
+
+
 class PolicyReader:
     """Keeps the evaluator in step with the cluster: what is as it was is neither read nor compiled again.
 
     A policy that cannot be read is left out: no API server would hold it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, admin_policies: AdminPolicies = AdminPolicies.DETECT) -> None:
         """Nothing was read."""
+        self._admin_policies = admin_policies
         self._policies: dict[str, tuple[dict[str, Any], objects.Policy | None]] = {}
         self._pods: dict[str, tuple[Pod, Node | None, objects.Pod]] = {}
         self._inputs: _Inputs | None = None
@@ -55,12 +70,14 @@ class PolicyReader:
             tuple(objects.Node(n.name, _labels(n.labels), n.addresses) for n in cluster.nodes.values()),
             frozenset(ip for service in cluster.services.values() for ip in service.cluster_ips),
         )
+        profile = objects.Profile(doubted=self._doubted(cluster))
         model = self._model
-        if model is None or inputs != self._inputs:
+        if model is None or inputs != self._inputs or profile != model.profile:
             model = PolicyModel.build(
                 inputs.namespaces,
                 inputs.pods,
                 policies,
+                profile,
                 nodes=inputs.nodes,
                 service_addresses=inputs.service_addresses,
             )
@@ -73,9 +90,18 @@ class PolicyReader:
         read: dict[str, tuple[dict[str, Any], objects.Policy | None]] = {}
         for key in sorted(cluster.policies):
             raw, known = cluster.policies[key], self._policies.get(key)
+            if self._admin_policies is AdminPolicies.IGNORED and raw["kind"] != NETWORK_POLICY:
+                continue
             read[key] = known if known is not None and known[0] is raw else (raw, _policy(raw))
         self._policies = read
         return tuple(policy for _, policy in read.values() if policy is not None)
+
+    def _doubted(self, cluster: ClusterState) -> frozenset[str]:
+        if self._admin_policies is not AdminPolicies.DETECT:
+            return frozenset()
+        admin = [raw for raw in cluster.policies.values() if raw["kind"] != NETWORK_POLICY]
+        taken_up = {raw["kind"] for raw in admin if "status" in raw}
+        return frozenset(raw["kind"] for raw in admin) - taken_up
 
     def _read_pods(self, cluster: ClusterState) -> tuple[objects.Pod, ...]:
         read: dict[str, tuple[Pod, Node | None, objects.Pod]] = {}

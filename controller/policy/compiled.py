@@ -86,7 +86,10 @@ class Applied:
 
 @dataclass(slots=True, eq=False)
 class View:
-    """The policies that decide one direction for some items, tier by tier; admin tiers grouped by priority."""
+    """The policies that decide one direction for some items, tier by tier; admin tiers grouped by priority.
+
+    `undoubted` is the same without the kinds that the plugin may not implement; None where there are none.
+    """
 
     admin: tuple[tuple[Applied, ...], ...] = ()
     network: tuple[Applied, ...] = ()
@@ -94,11 +97,17 @@ class View:
     members: int = 0
     rules: tuple[CompiledRule, ...] = ()
     names: frozenset[str] = field(default_factory=frozenset)
+    undoubted: View | None = None
 
     @property
     def empty(self) -> bool:
         """Whether no policy concerns these items."""
         return not (self.admin or self.network or self.baseline)
+
+    def without_network(self) -> View:
+        """What would be left if every NetworkPolicy let the traffic pass: those come before the baseline."""
+        undoubted = self.undoubted.without_network() if self.undoubted is not None else None
+        return View(admin=self.admin, rules=self.rules, names=self.names, undoubted=undoubted)
 
     def applied(self) -> Iterator[Applied]:
         """Give every policy of the view in order of evaluation."""
@@ -215,7 +224,7 @@ def build_views(applied: Iterable[Applied], universe: Universe) -> tuple[list[Vi
         key = tuple(places)
         if key not in known:
             known[key] = len(views)
-            views.append(_view([ordered[at] for at in key]))
+            views.append(_view([ordered[at] for at in key], universe.profile.doubted))
         numbers.append(known[key])
     members: list[int] = [0] * len(views)
     for item, number in enumerate(numbers):
@@ -225,7 +234,8 @@ def build_views(applied: Iterable[Applied], universe: Universe) -> tuple[list[Vi
     return views, numbers
 
 
-def _view(entries: list[Applied]) -> View:
+def _view(entries: list[Applied], doubted: frozenset[str]) -> View:
+    certain = [entry for entry in entries if entry.policy.kind not in doubted]
     rules = tuple(rule for entry in entries for rule in entry.rules)
     return View(
         admin=_grouped(entries, Tier.ADMIN),
@@ -233,6 +243,7 @@ def _view(entries: list[Applied]) -> View:
         baseline=_grouped(entries, Tier.BASELINE),
         rules=rules,
         names=frozenset(name for rule in rules for _, name in rule.names),
+        undoubted=None if len(certain) == len(entries) else _view(certain, frozenset()),
     )
 
 

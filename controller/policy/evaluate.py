@@ -1,7 +1,8 @@
 """One direction of one connection: what the policies of a view say about a peer and a port. Pure.
 
 Source: kubernetes/api networking/v1 types, network-policy-api types. Where two admin policies of equal priority
-match, an implementation may apply either; where their ends differ the answer is unknown, not a guess.
+match, an implementation may apply either; where their ends differ the answer is unknown, not a guess. The same holds
+where the plugin may not implement admin policies at all, and it matters.
 """
 
 from __future__ import annotations
@@ -16,10 +17,14 @@ from controller.policy.ports import ALL
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """Verdict of one direction; None is unknown. `hits`: what decided; a hit without a rule is isolation."""
+    """Verdict of one direction; None is unknown. `hits`: what decided; a hit without a rule is isolation.
+
+    `doubted`: unknown for no other reason than that the plugin may not implement the policies.
+    """
 
     allowed: bool | None
     hits: tuple[Hit, ...]
+    doubted: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,6 +60,17 @@ def judge(view: View, item: int, family: int, code: int, named: tuple[NamedPort,
     `family` is the place in `Masks`, `code` the port as `ports` numbers it, `named` the destination's named ports.
     """
     question = _Question(item, family, code, named)
+    implemented = _judge(view, question)
+    if view.undoubted is None:
+        return implemented
+    ignored = _judge(view.undoubted, question)
+    if implemented.allowed is ignored.allowed:
+        return ignored  # Its reasons hold in either case.
+    certain = implemented.allowed is not None and ignored.allowed is not None
+    return Judgement(None, tuple(dict.fromkeys((*implemented.hits, *ignored.hits))), doubted=certain)
+
+
+def _judge(view: View, question: _Question) -> Judgement:
     if not view.admin and not view.baseline:
         return _network(view.network, question)
     ends: dict[bool, list[Hit]] = {}

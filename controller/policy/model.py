@@ -6,8 +6,9 @@
 
 What the standard leaves open is None ("unknown"): protocols other than TCP, UDP and SCTP where a policy applies, a pod
 to itself where a policy applies, addresses of Services before translation, pods that have ended, admin policies of
-equal priority that differ, names in the DNS, and egress to a pod's own node that no rule allows (the concept page of
-NetworkPolicy allows it, the API's own text does not). Services are resolved before (`services`).
+equal priority that differ or that the plugin may not implement, names in the DNS, and egress to a pod's own node that
+no rule allows (the concept page of NetworkPolicy allows it, the API's own text does not). Services are resolved before
+(`services`).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 from controller.policy.compiled import Applied, build_views, compile_policy
 from controller.policy.evaluate import FREE, Judgement, PortJudgement, judge, judge_ports
 from controller.policy.explain import Denial, Question, denial_of, rule_text
-from controller.policy.objects import Direction, Namespace, Node, Pod, Policy, Profile, Tier
+from controller.policy.objects import Direction, Namespace, Node, Pod, Policy, Profile
 from controller.policy.peers import AddressRef, Decision, NodeRef, PeerRef, PodRef, UnknownPeerError
 from controller.policy.ports import OFFSETS
 from controller.policy.universe import Cuts, Universe, cuts_of
@@ -148,12 +149,13 @@ class PolicyModel:
                 self._decisions.clear()
             self._decisions[key] = decision
         if decision.allowed is False and second.is_node and first.pod is not None and first.node == second.node:
-            return self._own_node(decision, first.item)
+            return self._own_node(decision, first.item, second.item, OFFSETS[protocol] + port, family)
         return decision
 
-    def _own_node(self, decision: Decision, item: int) -> Decision:
-        kinds = {entry.policy.tier for entry in self.egress[self.egress_of[item]].applied()}
-        if kinds != {Tier.NETWORK_POLICY}:
+    def _own_node(self, decision: Decision, source: int, node: int, code: int, family: int | None) -> Decision:
+        view = self.egress[self.egress_of[source]]
+        rest = judge(view.without_network(), node, self._mask(source, family), code, ())
+        if not view.network or rest.allowed is False:
             return decision
         return Decision(
             allowed=None,
@@ -215,11 +217,19 @@ class PolicyModel:
         texts = []
         for direction, side in guilty:
             if unknown:
-                names = ", ".join(dict.fromkeys(hit.policy.label for hit in side.hits))
-                texts.append(f"{direction} depends on which of the rules of {names} applies")
+                texts.append(self._undecided(direction, side))
             else:
                 texts.append(self._denial(direction, side, source, destination, protocol, port).text)
         return "; ".join(texts)
+
+    def _undecided(self, direction: Direction, side: Judgement) -> str:
+        if side.doubted:
+            policies = [hit.policy for hit in side.hits if hit.policy.kind in self.profile.doubted]
+            kinds = " and ".join(dict.fromkeys(policy.kind for policy in policies))
+            names = ", ".join(dict.fromkeys(policy.short for policy in policies))
+            return f"{direction} depends on whether the network plugin implements {kinds} ({names})"
+        names = ", ".join(dict.fromkeys(hit.policy.label for hit in side.hits))
+        return f"{direction} depends on which of the rules of {names} applies"
 
     def _denial(
         self, direction: Direction, side: Judgement, source: int, destination: int, protocol: str, port: int

@@ -237,7 +237,10 @@ class Profile(Struct, frozen=True):
 
     `ip_blocks_select_pods`: `ipBlock` and `networks` match addresses of pods. `host_network_as_pods`: the plugin
     tells traffic of host-network pods apart, so that policies select them; otherwise they count as their node.
+    `doubted`: kinds of policy of which it is not known whether the plugin implements them; it does all of a kind or
+    nothing of any of these. Every plugin implements NetworkPolicy.
     """
 
     ip_blocks_select_pods: bool = True
     host_network_as_pods: bool = False
+    doubted: frozenset[str] = frozenset()

@@ -15,7 +15,7 @@ from msgspec import Struct
 from controller.policy.compiled import View
 from controller.policy.evaluate import FREE_PORTS, PortJudgement, judge_ports
 from controller.policy.model import PolicyModel
-from controller.policy.objects import PROTOCOLS, NamedPort, Owner, Pod, Tier
+from controller.policy.objects import PROTOCOLS, NamedPort, Owner, Pod
 from controller.policy.ports import ALL, Ranges, ranges
 
 DEFAULT = "no policy selects either side"
@@ -139,10 +139,10 @@ class _Writer:
             yield _Cell(ALL, 0, ("a node always reaches the pods on it",))
         nodes = {pod.node for pod in receivers if pod.node and self.universe.counts_as_node(pod)}
         for pod in senders:
-            if pod.node in nodes and not self.universe.counts_as_node(pod):
-                view = self.model.egress[self.model.egress_of[self._item(pod)]]
-                if {entry.policy.tier for entry in view.applied()} == {Tier.NETWORK_POLICY}:
-                    yield _Cell(0, ALL, tuple(entry.policy.label for entry in view.applied()))
+            view = self.model.egress[self.model.egress_of[self._item(pod)]]
+            if pod.node in nodes and view.network and not self.universe.counts_as_node(pod):
+                rest = judge_ports(view.without_network(), self.universe.node_item[pod.node], 0, ())
+                yield _Cell(0, rest.allowed | rest.unknown, tuple(entry.policy.label for entry in view.network))
 
     def _item(self, pod: Pod) -> int:
         return self.universe.pod_item[pod.namespace, pod.name]

@@ -80,6 +80,29 @@ def add_node(server: Server, index: int) -> str:
     return name
 
 
+ADMIN_POLICIES = {
+    "adminnetworkpolicies": ("AdminNetworkPolicy", "v1alpha1"),
+    "baselineadminnetworkpolicies": ("BaselineAdminNetworkPolicy", "v1alpha1"),
+    "clusternetworkpolicies": ("ClusterNetworkPolicy", "v1alpha2"),
+}
+POLICY_API = "policy.networking.k8s.io"
+DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+
+
+def define_admin_policies(server: Server) -> None:
+    """Installs the definitions of the cluster's own policies, as their project's manifests do."""
+    for plural, (kind, version) in ADMIN_POLICIES.items():
+        schema = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+        served = {"name": version, "served": True, "storage": True, "schema": {"openAPIV3Schema": schema}}
+        spec = {
+            "group": POLICY_API,
+            "scope": "Cluster",
+            "names": {"plural": plural, "kind": kind},
+            "versions": [served],
+        }
+        created(server, DEFINITIONS, {"metadata": {"name": f"{plural}.{POLICY_API}"}, "spec": spec})
+
+
 def add_pod(server: Server, namespace: str, name: str, node: str, address: str, labels: dict[str, str]) -> None:
     """A pod that runs and is ready."""
     spec = {"nodeName": node, "containers": [{"name": "c", "image": "kubereach-lab"}]}

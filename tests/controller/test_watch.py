@@ -14,7 +14,7 @@ from controller.cluster.api import ApiError, ConfigurationError, KubeApi
 from controller.cluster.parse import parse_node, parse_pod, parse_service, parse_slice
 from controller.cluster.state import Backend, ClusterState
 from controller.cluster.store import RESOURCES, ClusterStore
-from controller.cluster.watch import BACKOFF_S, ClusterWatch, backoff_s
+from controller.cluster.watch import ABSENT_S, BACKOFF_S, WATCH_S, ClusterWatch, backoff_s
 from model.clock import SystemClock
 from tests.controller.clusters import cluster, pod, service, slice_of, with_pods
 from tests.controller.running import add_node, add_pod, created, eventually, patched, populate
@@ -24,10 +24,10 @@ POD = {"metadata": {"uid": "u", "namespace": "n", "name": "p"}}
 
 
 @contextlib.asynccontextmanager
-async def watching(kubeconfig: Path, **more: int) -> AsyncIterator[ClusterWatch]:
+async def watching(kubeconfig: Path, watch_s: int = WATCH_S, absent_s: float = ABSENT_S) -> AsyncIterator[ClusterWatch]:
     """A watch that has read everything."""
     api = await KubeApi.connect(kubeconfig)
-    watch = ClusterWatch(api, SystemClock(), **more)
+    watch = ClusterWatch(api, SystemClock(), watch_s, absent_s)
     task = asyncio.create_task(watch.run())
     try:
         await eventually(lambda: watch.store.synced, f"synced: {watch.errors}")

@@ -18,7 +18,7 @@ from controller.cluster.store import RESOURCES
 from controller.options import parse
 from lab.embedded.apiserver.requests import selected_name, target_of
 from model.clock import SystemClock
-from tests.controller.running import add_node, agent, call, eventually, token_of
+from tests.controller.running import add_node, agent, call, define_admin_policies, eventually, token_of
 from tests.daemonset.manifests import rendered
 from tests.lab.embedded.apiserver_process import Server
 
@@ -64,6 +64,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
         if kind in PATHS:
             assert one.call("POST", PATHS[kind].format(namespace), item)[0] == 201, item
     add_node(one, 0)
+    define_admin_policies(one)
     yield one
     one.kill()
 

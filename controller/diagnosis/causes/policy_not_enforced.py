@@ -53,7 +53,8 @@ def _plugin(case: Case) -> Object:
 def _finding(case: Case, tried: list[Guarded], thing: Object, nodes: set[str]) -> Finding:
     whole = thing.kind == "NetworkPlugin"
     ends = f"{place_text(case.flow.source)} reaches {place_text(case.flow.destination)} on {asked_text(case)}"
-    what = "no NetworkPolicy is enforced" if whole else f"{thing.kind} {thing.namespace}/{thing.name} is not enforced"
+    name = f"{thing.namespace}/{thing.name}" if thing.namespace else thing.name
+    what = f"no {_kinds(case, tried)} is enforced" if whole else f"{thing.kind} {name} is not enforced"
     denied = "; ".join(d.text for d in denials_of(case))
     evidence = [
         Evidence(fact="expectation", says=f"{ends}, which policies forbid: {denied}"),
@@ -62,7 +63,7 @@ def _finding(case: Case, tried: list[Guarded], thing: Object, nodes: set[str]) -
     fix = (
         f"give {thing.name} something that enforces policies, or restart what should: kubectl get daemonsets -A"
         if whole
-        else f"kubectl -n {thing.namespace} describe networkpolicy {thing.name}   (and the log of its enforcer)"
+        else f"{_describe(thing)}   (and the log of its enforcer)"
     )
     cause = Cause(
         code=CODE,
@@ -74,6 +75,17 @@ def _finding(case: Case, tried: list[Guarded], thing: Object, nodes: set[str]) -
         suppresses=CAUSE.suppresses,
     )
     return Finding(cause=cause, scope=Scope(kinds=(MatrixKind.POLICY,)))
+
+
+def _kinds(case: Case, tried: list[Guarded]) -> str:
+    """The kinds of policy that forbid what was tried: a plugin may well enforce others."""
+    kinds = {d.policy.kind for d in denials_of(case)} | {label.split()[0] for one in tried for label in one.policies}
+    return " or ".join(sorted(kinds))
+
+
+def _describe(thing: Object) -> str:
+    where = f"-n {thing.namespace} " if thing.namespace else ""
+    return f"kubectl {where}describe {thing.kind.lower()} {thing.name}"
 
 
 CAUSE = CauseType(

@@ -8,9 +8,10 @@ from aiohttp import web
 
 from lab.embedded.apiserver import discovery, schema
 from lab.embedded.apiserver.access import Action, Tokens, User, decide, implied_groups
+from lab.embedded.apiserver.custom import is_served, served_kinds
 from lab.embedded.apiserver.errors import Refusal, not_found
 from lab.embedded.apiserver.events import from_storage
-from lab.embedded.apiserver.kinds import GROUPS, Object, storage_key
+from lab.embedded.apiserver.kinds import Kind, Object, storage_key
 from lab.embedded.apiserver.registry import DeleteOptions, Registry
 from lab.embedded.apiserver.requests import (
     Target,
@@ -74,6 +75,8 @@ class Api:
             return self._about(request, path)
         watch, selected = truth(request.query, "watch"), selected_name(request.query)
         self._allow(user, target.action(request.method, watch=watch, selected=selected))
+        if not is_served(target.kind, self._store):
+            raise Refusal(404, "the server could not find the requested resource")
         if not target.kind.stored:
             return await self._review(request, target, user)
         if target.sub and target.sub != "status":
@@ -114,12 +117,13 @@ class Api:
         accept = request.headers.get("Accept", "")
         if path in ("/api", "/apis") and "as=APIGroupDiscoveryList" in accept:
             version = "v2" if "v=v2;" in accept.replace(" ", "") else "v2beta1"
-            groups = ("",) if path == "/api" else tuple(name for name in GROUPS if name)
-            response = json_response(discovery.aggregated(groups, version))
+            kinds = served_kinds(self._store)
+            groups = ("",) if path == "/api" else tuple(dict.fromkeys(kind.group for kind in kinds if kind.group))
+            response = json_response(discovery.aggregated(groups, version, kinds))
             form = f"application/json;g=apidiscovery.k8s.io;v={version};as=APIGroupDiscoveryList"
             response.headers["Content-Type"] = form
             return response
-        answer = _document(path)
+        answer = _document(path, served_kinds(self._store))
         if answer is None:
             raise Refusal(404, "the server could not find the requested resource")
         return json_response(answer)
@@ -254,20 +258,20 @@ class Api:
     }
 
 
-def _document(path: str) -> Object | None:
+def _document(path: str, kinds: tuple[Kind, ...]) -> Object | None:
     parts = path.strip("/").split("/")
     if path in ("/api", "/apis"):
-        return discovery.core_versions() if path == "/api" else discovery.groups()
+        return discovery.core_versions() if path == "/api" else discovery.groups(kinds)
     if path == "/api/v1":
-        return discovery.resources("")
+        return discovery.resources("", "v1", kinds)
     if path == "/openapi/v3":
-        return discovery.openapi_index()
+        return discovery.openapi_index(kinds)
     if parts[:2] == ["openapi", "v3"]:
-        return discovery.openapi_document("/".join(parts[2:]))
-    if parts[0] == "apis" and len(parts) in (2, 3) and parts[1] in GROUPS:
-        if len(parts) == 2:
-            return discovery.group(parts[1])
-        return discovery.resources(parts[1]) if parts[2] == "v1" else None
+        return discovery.openapi_document("/".join(parts[2:]), kinds)
+    if parts[0] == "apis" and len(parts) == 2:
+        return discovery.group(parts[1], kinds)
+    if parts[0] == "apis" and len(parts) == 3:
+        return discovery.resources(parts[1], parts[2], kinds)
     if path == "":
         return {"paths": ["/api", "/apis", "/livez", "/openapi/v3", "/readyz", "/version"]}
     return None

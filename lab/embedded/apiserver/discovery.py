@@ -4,11 +4,12 @@ Pure: made from the table of kinds and the schema. Sources: apidiscovery.k8s.io/
 """
 
 import copy
-from functools import cache
+from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any
 
 from lab.embedded.apiserver import schema
-from lab.embedded.apiserver.kinds import ALL_VERBS, GROUPS, Kind, Object, kinds_of
+from lab.embedded.apiserver.kinds import ALL_VERBS, Kind, Object
 
 VERSION = {
     "major": "1",
@@ -36,31 +37,29 @@ def core_versions() -> Object:
     return {"kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": []}
 
 
-def groups() -> Object:
-    """Answer /apis."""
-    return {
-        "kind": "APIGroupList",
-        "apiVersion": "v1",
-        "groups": [group(name) for name in GROUPS if name],
-    }
+def groups(kinds: Iterable[Kind]) -> Object:
+    """Answer /apis, where these kinds are served."""
+    every = tuple(kinds)
+    names = dict.fromkeys(kind.group for kind in every if kind.group)
+    return {"kind": "APIGroupList", "apiVersion": "v1", "groups": [group(name, every) for name in names]}
 
 
-def group(name: str) -> Object:
-    """Answer /apis/GROUP."""
-    version = {"groupVersion": f"{name}/v1", "version": "v1"}
-    return {
-        "kind": "APIGroup",
-        "apiVersion": "v1",
-        "name": name,
-        "versions": [version],
-        "preferredVersion": version,
-    }
+def group(name: str, kinds: Iterable[Kind]) -> Object | None:
+    """Answer /apis/GROUP; None if no kind of it is served."""
+    versions = [{"groupVersion": f"{name}/{version}", "version": version} for version in _versions(name, kinds)]
+    if not versions:
+        return None
+    return {"kind": "APIGroup", "apiVersion": "v1", "name": name, "versions": versions, "preferredVersion": versions[0]}
 
 
-def resources(name: str) -> Object:
-    """Answer /api/v1 or /apis/GROUP/v1."""
+def _versions(name: str, kinds: Iterable[Kind]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(kind.version for kind in kinds if kind.group == name))
+
+
+def resources(name: str, version: str, kinds: Iterable[Kind]) -> Object | None:
+    """Answer /api/v1 or /apis/GROUP/VERSION; None if no kind of it is served."""
     listed = []
-    for kind in kinds_of(name):
+    for kind in _of(name, version, kinds):
         listed.append(
             {
                 "name": kind.plural,
@@ -73,7 +72,7 @@ def resources(name: str) -> Object:
             }
         )
         for sub in kind.subresources:
-            owner, version, sub_kind, verbs = _sub(kind, sub)
+            owner, sub_version, sub_kind, verbs = _sub(kind, sub)
             listed.append(
                 {
                     "name": f"{kind.plural}/{sub}",
@@ -81,11 +80,13 @@ def resources(name: str) -> Object:
                     "namespaced": kind.namespaced,
                     "kind": sub_kind,
                     "group": owner,
-                    "version": version,
+                    "version": sub_version,
                     "verbs": list(verbs),
                 }
             )
-    group_version = f"{name}/v1" if name else "v1"
+    if not listed:
+        return None
+    group_version = f"{name}/{version}" if name else version
     return {
         "kind": "APIResourceList",
         "apiVersion": "v1",
@@ -94,7 +95,11 @@ def resources(name: str) -> Object:
     }
 
 
-def aggregated(names: tuple[str, ...], version: str) -> Object:
+def _of(name: str, version: str, kinds: Iterable[Kind]) -> list[Kind]:
+    return [kind for kind in kinds if (kind.group, kind.version) == (name, version)]
+
+
+def aggregated(names: Iterable[str], version: str, kinds: tuple[Kind, ...]) -> Object:
     """Answer /api or /apis for clients that want all at once (apidiscovery.k8s.io)."""
     return {
         "kind": "APIGroupDiscoveryList",
@@ -105,10 +110,11 @@ def aggregated(names: tuple[str, ...], version: str) -> Object:
                 "metadata": {"name": name} if name else {},
                 "versions": [
                     {
-                        "version": "v1",
+                        "version": served,
                         "freshness": "Current",
-                        "resources": [_discovered(kind) for kind in kinds_of(name)],
+                        "resources": [_discovered(kind) for kind in _of(name, served, kinds)],
                     }
+                    for served in _versions(name, kinds)
                 ],
             }
             for name in names
@@ -119,7 +125,7 @@ def aggregated(names: tuple[str, ...], version: str) -> Object:
 def _discovered(kind: Kind) -> Object:
     found: Object = {
         "resource": kind.plural,
-        "responseKind": {"group": kind.group, "version": "v1", "kind": kind.name},
+        "responseKind": {"group": kind.group, "version": kind.version, "kind": kind.name},
         "scope": "Namespaced" if kind.namespaced else "Cluster",
         "singularResource": kind.name.lower(),
         "verbs": _verbs(kind),
@@ -146,24 +152,24 @@ def _verbs(kind: Kind) -> list[str]:
 
 
 def _sub(kind: Kind, sub: str) -> tuple[str, str, str, tuple[str, ...]]:
-    return _SUB_KINDS.get(sub, (kind.group, "v1", kind.name, ("get", "patch", "update")))
+    return _SUB_KINDS.get(sub, (kind.group, kind.version, kind.name, ("get", "patch", "update")))
 
 
-def openapi_index() -> Object:
+def openapi_index(kinds: Iterable[Kind]) -> Object:
     """Answer /openapi/v3."""
-    paths = {_document_path(name): {"serverRelativeURL": f"/openapi/v3/{_document_path(name)}"} for name in GROUPS}
-    return {"paths": paths}
+    documents = dict.fromkeys(_document_path(kind) for kind in kinds)
+    return {"paths": {path: {"serverRelativeURL": f"/openapi/v3/{path}"} for path in documents}}
 
 
-@cache
-def openapi_document(path: str) -> Object | None:
+@lru_cache(maxsize=64)
+def openapi_document(path: str, kinds: tuple[Kind, ...]) -> Object | None:
     """Answer /openapi/v3/PATH; None if there is no such document."""
-    name = next((name for name in GROUPS if _document_path(name) == path), None)
-    if name is None:
+    inside = [kind for kind in kinds if _document_path(kind) == path]
+    if not inside:
         return None
     paths: Object = {}
     kept: dict[str, Any] = {}
-    for kind in kinds_of(name):
+    for kind in inside:
         for scope in ("", "/namespaces/{namespace}")[: 1 + kind.namespaced]:
             base = f"/{path}{scope}/{kind.plural}"
             paths[base] = {"post": _operation(kind, "post")}
@@ -177,8 +183,8 @@ def openapi_document(path: str) -> Object | None:
     }
 
 
-def _document_path(name: str) -> str:
-    return f"apis/{name}/v1" if name else "api/v1"
+def _document_path(kind: Kind) -> str:
+    return f"apis/{kind.group}/{kind.version}" if kind.group else "api/v1"
 
 
 _QUERY = ("dryRun", "fieldManager", "fieldValidation", "force", "pretty")
@@ -192,7 +198,7 @@ def _operation(kind: Kind, verb: str) -> Object:
         "parameters": [{"name": n, "in": "query", "schema": {"type": "string"}} for n in _QUERY],
         "responses": {"200": {"description": "OK", "content": {"application/json": {"schema": body}}}},
         "x-kubernetes-action": verb,
-        "x-kubernetes-group-version-kind": {"group": kind.group, "kind": kind.name, "version": "v1"},
+        "x-kubernetes-group-version-kind": {"group": kind.group, "kind": kind.name, "version": kind.version},
     }
     if verb in ("post", "put", "patch"):
         operation["requestBody"] = {"content": {name: {"schema": body} for name in content}}

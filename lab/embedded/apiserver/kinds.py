@@ -1,6 +1,6 @@
 """The one table of resource kinds: discovery, paths, storage and printing all follow it."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ ALL_VERBS = ("create", "delete", "deletecollection", "get", "list", "patch", "up
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A resource kind; every group is served in version v1."""
+    """A resource kind, served in one version. A custom one is served while its CustomResourceDefinition is there."""
 
     group: str
     name: str
@@ -22,11 +22,13 @@ class Kind:
     categories: tuple[str, ...] = ()
     # Kinds that are answered and never kept: reviews.
     stored: bool = True
+    version: str = "v1"
+    custom: bool = False
 
     @property
     def api_version(self) -> str:
         """The apiVersion that objects of the kind carry."""
-        return f"{self.group}/v1" if self.group else "v1"
+        return f"{self.group}/{self.version}" if self.group else self.version
 
     @property
     def key(self) -> str:
@@ -50,6 +52,8 @@ RBAC = "rbac.authorization.k8s.io"
 AUTHENTICATION = "authentication.k8s.io"
 AUTHORIZATION = "authorization.k8s.io"
 EVENTS = "events.k8s.io"
+EXTENSIONS = "apiextensions.k8s.io"
+POLICY = "policy.networking.k8s.io"
 
 _STATUS = ("status",)
 _SCALED = ("status", "scale")
@@ -82,6 +86,30 @@ KINDS: tuple[Kind, ...] = (
     Kind(RBAC, "RoleBinding", "rolebindings"),
     Kind(RBAC, "ClusterRole", "clusterroles", (), False),
     Kind(RBAC, "ClusterRoleBinding", "clusterrolebindings", (), False),
+    Kind(EXTENSIONS, "CustomResourceDefinition", "customresourcedefinitions", ("crd", "crds"), False, _STATUS),
+    Kind(
+        POLICY, "AdminNetworkPolicy", "adminnetworkpolicies", ("anp",), False, _STATUS, version="v1alpha1", custom=True
+    ),
+    Kind(
+        POLICY,
+        "BaselineAdminNetworkPolicy",
+        "baselineadminnetworkpolicies",
+        ("banp",),
+        False,
+        _STATUS,
+        version="v1alpha1",
+        custom=True,
+    ),
+    Kind(
+        POLICY,
+        "ClusterNetworkPolicy",
+        "clusternetworkpolicies",
+        ("cnp",),
+        False,
+        _STATUS,
+        version="v1alpha2",
+        custom=True,
+    ),
     Kind(AUTHENTICATION, "TokenReview", "tokenreviews", (), False, stored=False),
     Kind(AUTHENTICATION, "SelfSubjectReview", "selfsubjectreviews", (), False, stored=False),
     Kind(AUTHORIZATION, "SubjectAccessReview", "subjectaccessreviews", (), False, stored=False),
@@ -92,12 +120,8 @@ KINDS: tuple[Kind, ...] = (
 
 BY_PATH: Mapping[tuple[str, str], Kind] = {(kind.group, kind.plural): kind for kind in KINDS}
 BY_KEY: Mapping[str, Kind] = {kind.key: kind for kind in KINDS}
-GROUPS: tuple[str, ...] = tuple(dict.fromkeys(kind.group for kind in KINDS))
-
-
-def kinds_of(group: str) -> Iterable[Kind]:
-    """The kinds of one API group, in the order of the table."""
-    return (kind for kind in KINDS if kind.group == group)
+BY_NAME: Mapping[str, Kind] = {kind.qualified: kind for kind in KINDS if kind.custom}
+DEFINITIONS = f"{EXTENSIONS}/customresourcedefinitions"
 
 
 def storage_key(kind: Kind) -> str:

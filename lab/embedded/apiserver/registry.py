@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from lab.embedded.apiserver import addresses, merge, schema
+from lab.embedded.apiserver.custom import defined_kind, definition_status
 from lab.embedded.apiserver.defaults import apply_defaults
 from lab.embedded.apiserver.errors import (
     Problem,
@@ -22,7 +23,7 @@ from lab.embedded.apiserver.errors import (
     required,
 )
 from lab.embedded.apiserver.events import from_storage, to_storage
-from lab.embedded.apiserver.kinds import BY_KEY, EVENTS, KINDS, Kind, Object, storage_key
+from lab.embedded.apiserver.kinds import BY_KEY, DEFINITIONS, EVENTS, KINDS, Kind, Object, storage_key
 from lab.embedded.apiserver.store import Entry, Key, Store
 from lab.embedded.apiserver.validation import validate, validate_update
 
@@ -128,6 +129,8 @@ class Registry:
                 raise Refusal(403, f'pods "{item["metadata"]["name"]}" is forbidden: {text}')
         elif kind.key in ("services", "networking.k8s.io/ingresses"):
             item["status"] = {"loadBalancer": {}}
+        elif kind.key == DEFINITIONS:
+            item["status"] = definition_status(item["metadata"]["creationTimestamp"])
 
     def _after_create(self, kind: Kind, key: Key, item: Object) -> None:
         if kind.name == "Namespace":
@@ -263,8 +266,12 @@ class Registry:
         return self.store.put(storage_key(kind), key, item).item
 
     def _remove(self, kind: Kind, key: Key) -> None:
-        uid = self.store.remove(storage_key(kind), key).item["metadata"]["uid"]
-        self._collect(uid)
+        gone = self.store.remove(storage_key(kind), key).item
+        self._collect(gone["metadata"]["uid"])
+        if kind.key == DEFINITIONS:
+            defined = defined_kind(gone)
+            for inner in self.store.keys(storage_key(defined)):
+                self._remove(defined, inner)
         if kind.namespaced:
             self._finish_namespace(key[0])
 

@@ -47,7 +47,7 @@ def target_of(path: str) -> Target | None:
     parts = path.strip("/").split("/")
     if parts[:2] == ["api", "v1"]:
         group, rest = "", parts[2:]
-    elif len(parts) > 3 and parts[0] == "apis" and parts[2] == "v1":
+    elif len(parts) > 3 and parts[0] == "apis":
         group, rest = parts[1], parts[3:]
     else:
         return None
@@ -59,6 +59,8 @@ def target_of(path: str) -> Target | None:
     kind = BY_PATH.get((group, rest[0]))
     name, sub = [*rest[1:], "", ""][:2]
     if kind is None or (sub and sub not in kind.subresources):
+        return None
+    if group and parts[2] != kind.version:
         return None
     if kind.namespaced:
         if namespace is None and name:
@@ -107,7 +109,7 @@ def decoded(kind: Kind, body: Any, mode: str) -> tuple[Object, list[str]]:
         item, report = schema.decode(kind, body)
     except RecursionError as error:
         raise Refusal(400, "the body of the request is nested too deeply") from error
-    handled = f'{kind.name} in version "v1" cannot be handled as a {kind.name}'
+    handled = f'{kind.name} in version "{kind.version}" cannot be handled as a {kind.name}'
     if report.wrong:
         raise Refusal(400, f"{handled}: json: {'; '.join(report.wrong[:5])}")
     if report.unknown and mode == "Strict":

@@ -1,4 +1,5 @@
-"""What fields the kinds have: read from Kubernetes' own definitions (schema.json), never written by hand.
+"""What fields the kinds have: read from Kubernetes' own definitions (schema.json), never written by hand. Custom kinds,
+and their definitions, are kept as they come.
 
 `decode` does what Go's decoder and the API's required fields do between them: unknown fields are dropped and
 reported, nulls vanish, wrong types are refused, and in a status absent required fields become zero values.
@@ -16,7 +17,7 @@ from typing import Any
 import msgspec
 
 from lab.embedded.apiserver.errors import Problem, required
-from lab.embedded.apiserver.kinds import Kind
+from lab.embedded.apiserver.kinds import DEFINITIONS, KINDS, Kind
 
 Definition = dict[str, Any]
 
@@ -24,6 +25,7 @@ _META = "io.k8s.apimachinery.pkg.apis.meta.v1"
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)")
 _ZERO = {"string": "", "integer": 0, "boolean": False, "number": 0, "array": ()}
 _INT32 = 2**31
+_OPEN = "kubereach.lab.Custom"
 
 
 @cache
@@ -31,12 +33,23 @@ def definitions() -> dict[str, Definition]:
     """All definitions, by name."""
     raw = Path(__file__).with_name("schema.json").read_bytes()
     loaded: dict[str, Definition] = msgspec.json.decode(raw)
-    return loaded
+    return loaded | {_OPEN: _open()}
+
+
+def _open() -> Definition:
+    """The definition of an object whose fields are not looked at."""
+    texts = {name: {"type": "string"} for name in ("apiVersion", "kind")}
+    inner = {name: {"type": "object"} for name in ("spec", "status")}
+    return {
+        "type": "object",
+        "properties": {**texts, **inner, "metadata": {"$ref": f"#/definitions/{_META}.ObjectMeta"}},
+    }
 
 
 @cache
 def _roots() -> dict[tuple[str, str], Definition]:
-    return {
+    openly = {(kind.group, kind.name): definitions()[_OPEN] for kind in KINDS if kind.custom or kind.key == DEFINITIONS}
+    return openly | {
         (gvk["group"], gvk["kind"]): definition
         for name, definition in definitions().items()
         if name.startswith("io.k8s.api.")

@@ -7,6 +7,7 @@ import ipaddress
 from collections.abc import Callable, Mapping
 
 from lab.embedded.apiserver import names
+from lab.embedded.apiserver.custom import definition_problems
 from lab.embedded.apiserver.errors import (
     Problem,
     forbidden_field,
@@ -14,7 +15,7 @@ from lab.embedded.apiserver.errors import (
     required,
     unsupported,
 )
-from lab.embedded.apiserver.kinds import RBAC, Kind, Object
+from lab.embedded.apiserver.kinds import DEFINITIONS, RBAC, Kind, Object
 
 DNS_POLICIES = ("ClusterFirst", "ClusterFirstWithHostNet", "Default", "None")
 RESTART_POLICIES = ("Always", "Never", "OnFailure")
@@ -348,4 +349,5 @@ _BY_KIND: Mapping[str, Callable[[Object], list[Problem]]] = {
     "networking.k8s.io/ingresses": _ingress,
     "rbac.authorization.k8s.io/rolebindings": _binding,
     "rbac.authorization.k8s.io/clusterrolebindings": _binding,
+    DEFINITIONS: definition_problems,
 }
