@@ -18,6 +18,7 @@ import msgspec
 from agent import memory
 from agent.echo import Echo, listen
 from agent.engine import Engine
+from agent.host.ruletrace import leftovers
 from agent.introduction import Introduction, host_port
 from agent.linkwatch import LinkWatch
 from agent.log import log
@@ -218,6 +219,7 @@ class Agent:
 
     async def run(self, ended: asyncio.Event) -> None:
         """Serve until `ended` is set, then take leave and clear away."""
+        self._clear_leftovers()
         echo = Echo()
         services = [
             self._loop.create_task(self._uplink.run()),
@@ -234,6 +236,15 @@ class Agent:
         finally:
             end.cancel()
             await self._shut_down(services, echo)
+
+    @staticmethod
+    def _clear_leftovers() -> None:
+        """What an agent before us could not take away, since it was killed in the midst of a rule trace."""
+        try:
+            if gone := leftovers.remove():
+                log("warning", "leftovers of a killed rule trace are removed", tables=",".join(gone))
+        except OSError as error:
+            log("warning", "cannot look for leftovers of rule traces", reason=error)
 
     async def _shut_down(self, services: list[asyncio.Task[None]], echo: Echo) -> None:
         try:

@@ -16,7 +16,8 @@ from typing import Final
 
 import msgspec
 
-from agent.netns import find, find_quickly
+from agent.host.ruletrace import leftovers
+from agent.netns import NamespaceError, call_in, find, find_quickly
 from model.facts import Facts, FactsOrder
 from model.probes import ProbeOrder, ProbeResult, Vantage
 from model.protocol import MAX_MESSAGE_BYTES, Answer, Armed, Order
@@ -129,8 +130,16 @@ class Orders:
         netns = await self._namespace(facts.vantage)
         arguments = ["agent.host", "--netns", netns]
         arguments += ["--cni-conf-dir", self._places.cni_conf_dir, "--cni-bin-dir", self._places.cni_bin_dir]
-        on_armed = (lambda: self._armed(Armed(order=number))) if facts.tap is not None else None
-        lines = await self._run(arguments, msgspec.json.encode(facts), on_armed)
+        listens = facts.tap is not None or facts.rule_trace_asked is not None
+        on_armed = (lambda: self._armed(Armed(order=number))) if listens else None
+        try:
+            lines = await self._run(arguments, msgspec.json.encode(facts), on_armed)
+        except BaseException:
+            # The child is dead by now, and could not take away what its rule trace had made.
+            if facts.rule_trace_asked is not None:
+                with suppress(NamespaceError, OSError):
+                    call_in(netns, leftovers.remove)
+            raise
         try:
             return msgspec.json.decode(lines, type=Facts)
         except msgspec.DecodeError as error:

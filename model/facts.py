@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import msgspec
 
+from model.netfilter import RuleRef, RuleTrace, RuleTraceQuery
 from model.probes import Vantage
 from model.tables import Conntrack, ConntrackEntries, ConntrackQuery, Counters, IpvsService
 
@@ -165,31 +166,6 @@ class Packet(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     mark: int = 0
 
 
-class RuleRef(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One netfilter rule, named as its own tool names it.
-
-    `backend` is legacy, nft_compat (iptables-nft) or nft (native); `position` counts from 1 in its chain; `handle` is
-    nftables' own (0 for legacy); `owner` is kube-proxy, calico, flannel, kube-router, kubelet, … or administrator;
-    `target` what the rule serves, where its name or comment tells ("NetworkPolicy pay/deny-all", "Service
-    shop/cart:http").
-    `text` is the rule as the tool prints it. `delete_command` removes exactly this rule. A chain's policy has
-    position 0.
-    """
-
-    backend: str
-    family: int
-    table: str
-    chain: str
-    position: int
-    text: str
-    handle: int = 0
-    packets: int = 0
-    bytes: int = 0
-    owner: str = ""
-    target: str = ""
-    delete_command: str = ""
-
-
 class WalkStep(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A rule that the packet meets and matches, and what it does (accept, drop, reject, dnat, snat, masquerade, mark,
     …).
@@ -330,6 +306,7 @@ class FactsOrder(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     conntrack_asked: tuple[ConntrackQuery, ...] = ()
     tap: TapQuery | None = None
     burst: Burst | None = None
+    rule_trace_asked: RuleTraceQuery | None = None
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -356,4 +333,5 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     resolved: tuple[Resolution, ...] | None = None
     tap: tuple[TapCount, ...] | None = None
     burst_sent: int | None = None
+    rule_trace: RuleTrace | None = None
     errors: dict[str, str] = {}

@@ -1,8 +1,8 @@
 """`python -m agent.host`: reads facts of one network namespace and ends.
 
-One JSON `FactsOrder` on stdin, one JSON `Facts` line on stdout; before it the line {"armed":true} once a tap that was
-asked for is listening. Exit code 2 and a line on stderr if the order is not one or the namespace cannot be entered. It
-changes nothing.
+One JSON `FactsOrder` on stdin, one JSON `Facts` line on stdout; before it the line {"armed":true} once tap and rule
+trace that were asked for listen. Exit code 2 and a line on stderr if the order is not one or the namespace cannot be
+entered. It changes nothing, but for what a rule trace makes and takes away again.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def main() -> int:
         cni_bin_dir=options.cni_bin_dir,
     )
     capture = None
-    if order.tap is not None or order.burst is not None:
+    if order.tap is not None or order.burst is not None or order.rule_trace_asked is not None:
         capture = Capture(context)
         capture.begin(lambda: _say(b'{"armed":true}'))
     facts = collect(context)

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from controller.diagnosis.case import Case, Site
-from model.facts import Dropper, Packet, RuleRef, Walk
+from model.facts import Dropper, Packet, Walk
+from model.netfilter import RuleRef
 
 STOPS = frozenset({"drop", "reject"})
 POLICY_TARGETS = ("NetworkPolicy ", "AdminNetworkPolicy ", "BaselineAdminNetworkPolicy ")

@@ -13,7 +13,8 @@ from controller.cluster.state import ClusterState, Pod, Service, ServicePort
 from controller.matrix.paths import PathStatus
 from controller.plan.paths import Path
 from controller.policy import PolicyModel
-from model.facts import Dropper, Facts, Link, Packet, Route, RouteAnswer, RuleRef, Walk
+from model.facts import Dropper, Facts, Link, Packet, Route, RouteAnswer, Walk
+from model.netfilter import RuleRef
 from model.probes import ProbeResult, Vantage
 from model.words import CellState, Method, Network, Outcome, Verdict
 

@@ -10,13 +10,13 @@ from typing import Any, Final
 
 import msgspec
 
-from agent.host.netfilter.rules import NATIVE, Chain, NamedSet, Rule, Table
+from agent.host.netfilter.rules import NATIVE, TRACE_PREFIX, Chain, NamedSet, Rule, Table
 
 _HANDLE: Final = re.compile(r"^\s*(.*?) # handle (\d+)$")
 
 
 def tables(dump: str | bytes) -> list[Table]:
-    """All tables of the dump, those of iptables-nft among them. Raises ValueError for what is no dump."""
+    """All tables of the dump, those of iptables-nft among them, but none of a rule trace. Raises ValueError."""
     try:
         found = msgspec.json.decode(dump)["nftables"]
     except (msgspec.DecodeError, KeyError, TypeError) as error:
@@ -24,7 +24,7 @@ def tables(dump: str | bytes) -> list[Table]:
     read: dict[tuple[str, str], Table] = {}
     for entry in found:
         for kind, value in entry.items():
-            if kind == "table":
+            if kind == "table" and not value["name"].startswith(TRACE_PREFIX):
                 read[value["family"], value["name"]] = Table(NATIVE, value["family"], value["name"])
             elif "table" in value and (value["family"], value["table"]) in read:
                 _add(read[value["family"], value["table"]], kind, value)

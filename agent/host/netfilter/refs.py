@@ -9,7 +9,7 @@ import msgspec
 
 from agent.host.netfilter.owner import Owners
 from agent.host.netfilter.rules import LEGACY, NATIVE, Chain, Rule, Ruleset
-from model.facts import RuleRef
+from model.netfilter import RuleRef
 
 FAMILIES = {"ip": 4, "ip6": 6}
 # Texts of native rules by handle: (family, table) → handle → text.

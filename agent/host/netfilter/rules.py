@@ -14,6 +14,8 @@ import msgspec
 LEGACY: Final = "legacy"
 NFT_COMPAT: Final = "nft_compat"
 NATIVE: Final = "nft"
+# Tables that a rule trace of ours makes for a moment (agent/host/ruletrace). They decide nothing.
+TRACE_PREFIX: Final = "kubereach_trace_"
 
 Expression = dict[str, Any]
 

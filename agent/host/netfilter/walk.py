@@ -20,7 +20,8 @@ from agent.host.netfilter.packet import Seen, finish, spell, start
 from agent.host.netfilter.refs import Refs
 from agent.host.netfilter.rules import Chain, Rule, Ruleset, Table
 from agent.host.netfilter.world import Host, World
-from model.facts import Packet, RouteAnswer, RouteQuery, RuleRef, Walk, WalkStep
+from model.facts import Packet, RouteAnswer, RouteQuery, Walk, WalkStep
+from model.netfilter import RuleRef
 
 FAMILIES: Final = {4: {"ip", "inet"}, 6: {"ip6", "inet"}}
 BACKEND_ORDER: Final = {"legacy": 0, "nft_compat": 1, "nft": 2}

@@ -15,7 +15,7 @@ from controller.diagnosis.enforced import guarded, guards_of_flow
 from controller.diagnosis.finding import Finding
 from controller.diagnosis.scope import Scope
 from model.diagnosis import Cause, Evidence, Object
-from model.facts import RuleRef
+from model.netfilter import RuleRef
 from model.words import MatrixKind
 
 CODE = "policy.enforcement_stale"

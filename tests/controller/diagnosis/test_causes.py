@@ -10,7 +10,8 @@ import pytest
 from controller.cluster.state import Workload
 from controller.diagnosis import explain
 from controller.diagnosis.case import Case
-from model.facts import Dropper, Facts, Packet, Resolution, Route, RouteAnswer, RouteQuery, RuleRef, Walk
+from model.facts import Dropper, Facts, Packet, Resolution, Route, RouteAnswer, RouteQuery, Walk
+from model.netfilter import RuleRef
 from model.words import MatrixKind, Method, Outcome
 from tests.controller.diagnosis import world
 

@@ -1,0 +1,378 @@
+"""The rule trace against the kernel: whatever takes the packets is named, and nothing of a trace stays behind.
+
+A trace in the test's own process needs no time: what the kernel told waits in its socket until it is collected.
+"""
+
+# ruff: noqa: E501, ISC004 - rules stand as one writes them
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from agent.host.ruletrace import leftovers
+from agent.host.ruletrace.packetlog import PacketLog
+from agent.host.ruletrace.tracer import RuleTracer
+from model.facts import Burst, FactsOrder, Packet
+from model.netfilter import RuleTrace, RuleTraceQuery, TracedFlow, TraceEnd
+from model.probes import Vantage
+from tests.agent.host.kernel import CLIENT, CLIENT6, SERVER, SERVER6, Router, facts, inside, run
+
+ROOT = Path(__file__).resolve().parents[3]
+ENDS = {4: (CLIENT, SERVER), 6: (CLIENT6, SERVER6)}
+TABLES = ("filter", "nat", "mangle", "raw")
+NATIVE = "type filter hook forward priority 0;"
+# What takes a SYN to port 80: commands, and verdict, hook, backend, chain and position of what is to be named.
+# IPT stands for one of the four programs of iptables.
+TAKERS = {
+    "native": (f"nft 'table inet krh {{ chain f {{ {NATIVE} tcp dport 81 accept; tcp dport 80 drop; }} }}'",
+               ("drop", "forward", "nft", "f", 2)),
+    "native-reject": (f"nft 'table inet krh {{ chain f {{ {NATIVE} tcp dport 80 reject with tcp reset; }} }}'",
+                      ("reject", "forward", "nft", "f", 1)),
+    "native-jump": ("nft 'table inet krh { chain d { ct state new counter; drop; } "
+                    f"chain f {{ {NATIVE} tcp dport 80 jump d; }} }}'", ("drop", "forward", "nft", "d", 2)),
+    "native-map": ("nft 'table inet krh { map m { type inet_service : verdict; elements = { 80 : drop }; } "
+                   f"chain f {{ {NATIVE} counter; tcp dport vmap @m; }} }}'", ("drop", "forward", "nft", "f", 2)),
+    "native-map-jump": ("nft 'table inet krh { chain d { counter drop; } "
+                        "map m { type inet_service : verdict; elements = { 80 : goto d }; } "
+                        f"chain f {{ {NATIVE} tcp dport vmap @m; }} }}'", ("drop", "forward", "nft", "d", 1)),
+    "native-policy": (f"nft 'table inet krh {{ chain f {{ {NATIVE} policy drop; udp dport 9999 accept; }} }}'",
+                      ("drop", "forward", "nft", "f", 0)),
+    "native-raw": ("nft 'table inet krh { chain p { type filter hook prerouting priority -400; tcp dport 80 drop; } }'",
+                   ("drop", "prerouting", "nft", "p", 1)),
+    "native-late": ("nft 'table inet krh { chain p { type filter hook postrouting priority 500; tcp dport 80 drop; } }'",
+                    ("drop", "postrouting", "nft", "p", 1)),
+    "nft": ("IPT-nft -A FORWARD -p tcp --dport 81 -j DROP; IPT-nft -A FORWARD -p tcp --dport 80 -m comment "
+            "--comment 'no way' -j DROP", ("drop", "forward", "nft_compat", "FORWARD", 2)),
+    "nft-reject": ("IPT-nft -A FORWARD -p tcp --dport 80 -j REJECT", ("reject", "forward", "nft_compat", "FORWARD", 1)),
+    "nft-chain": ("IPT-nft -N D; IPT-nft -A D -m mark ! --mark 7; IPT-nft -A D -j DROP; IPT-nft -A FORWARD -p tcp "
+                  "--dport 80 -g D", ("drop", "forward", "nft_compat", "D", 2)),
+    "nft-policy": ("IPT-nft -P FORWARD DROP; IPT-nft -A FORWARD -p udp --dport 9999 -j ACCEPT",
+                   ("drop", "forward", "nft_compat", "FORWARD", 0)),
+    "legacy": ("IPT-legacy -A FORWARD -p tcp --dport 81 -j DROP; IPT-legacy -A FORWARD -p tcp --dport 80 -m comment "
+               "--comment 'no way' -j DROP", ("drop", "forward", "legacy", "FORWARD", 2)),
+    "legacy-reject": ("IPT-legacy -A FORWARD -p tcp --dport 80 -j REJECT",
+                      ("reject", "forward", "legacy", "FORWARD", 1)),
+    "legacy-chain": ("IPT-legacy -N D; IPT-legacy -A D -m mark ! --mark 7; IPT-legacy -A D -j DROP; "
+                     "IPT-legacy -A FORWARD -p tcp --dport 80 -g D", ("drop", "forward", "legacy", "D", 2)),
+    "legacy-policy": ("IPT-legacy -P FORWARD DROP; IPT-legacy -A FORWARD -p udp --dport 9999 -j ACCEPT",
+                      ("drop", "forward", "legacy", "FORWARD", 0)),
+    "legacy-raw": ("IPT-legacy -t raw -A PREROUTING -p tcp --dport 80 -j DROP",
+                   ("drop", "prerouting", "legacy", "PREROUTING", 1)),
+    "legacy-late": ("IPT-legacy -t mangle -A POSTROUTING -p tcp --dport 80 -j DROP",
+                    ("drop", "postrouting", "legacy", "POSTROUTING", 1)),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def router() -> Iterator[Router]:
+    """One router for all tests of this file; each test makes its own rules."""
+    with Router() as made:
+        yield made
+
+
+@pytest.fixture(autouse=True)
+def clean(router: Router) -> Iterator[None]:
+    """No rules are left over, and no connections, since NAT decides once for each; the kernel logs as it did before."""
+    loggers = settings(router)
+    yield
+    restore = "\n".join(f"*{table}\n{chains(table)}COMMIT" for table in TABLES)
+    for program in ("iptables", "ip6tables"):
+        run(router.router, f"{program}-legacy-restore <<< '{restore}'")
+    run(router.router, "nft flush ruleset; conntrack -F 2>/dev/null")
+    assert (tables(router), settings(router)) == ("", loggers)
+
+
+def chains(table: str) -> str:
+    """The table's own chains with their policies, for the restore program."""
+    names = {"filter": "INPUT FORWARD OUTPUT", "raw": "PREROUTING OUTPUT"}.get(table, "PREROUTING OUTPUT POSTROUTING")
+    return "".join(f":{name} ACCEPT\n" for name in names.split())
+
+
+def tables(router: Router) -> str:
+    """All tables of nftables in the router."""
+    return run(router.router, "nft list tables").strip()
+
+
+def settings(router: Router) -> str:
+    """The kernel's choice of loggers there."""
+    return run(router.router, "cat /proc/sys/net/netfilter/nf_log/{2,10}")
+
+
+def syn(family: int, port: int = 80, source_port: int = 40001) -> Packet:
+    """A SYN from client to server."""
+    source, destination = ENDS[family]
+    return Packet(
+        family=family, source=source, destination=destination, protocol="tcp",
+        source_port=source_port, destination_port=port,
+    )  # fmt: skip
+
+
+def query(*packets: Packet, most: int = 20) -> RuleTraceQuery:
+    """The query for the flows of these packets."""
+    flows = tuple(
+        TracedFlow(
+            family=p.family, source=p.source, destination=p.destination, protocol=p.protocol,
+            source_port=p.source_port, destination_port=p.destination_port,
+        )
+        for p in packets
+    )  # fmt: skip
+    return RuleTraceQuery(flows=flows, packets=most, duration_ms=1)
+
+
+def trace(router: Router, packet: Packet, *sent: Packet) -> RuleTrace:
+    """Sends three such packets, or what is given, through the traced router."""
+    tracer = RuleTracer(query(packet))
+    inside(router.router, tracer.arm)
+    try:
+        router.send(sent or [packet] * 3)
+        return inside(router.router, tracer.collect)
+    finally:
+        inside(router.router, tracer.close)
+
+
+def told(end: TraceEnd) -> tuple[str, str, str, str, int]:
+    """Verdict, hook, and the rule."""
+    assert end.rule is not None
+    return end.verdict, end.hook, end.rule.backend, end.rule.chain, end.rule.position
+
+
+@pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.parametrize("taker", TAKERS)
+def test_what_takes_the_packets_is_named(router: Router, taker: str, family: int) -> None:
+    """All packets of the burst end at exactly the rule or policy that takes them, by the word of its own backend."""
+    commands, expected = TAKERS[taker]
+    run(router.router, commands.replace("} ", "}\n").replace("IPT", "iptables" if family == 4 else "ip6tables"))
+    before = tables(router)
+    found = trace(router, syn(family))
+    assert [told(end) for end in found.ends] == [expected], found
+    assert (found.seen, found.traced, found.ends[0].packets) == (3, 3, 3)
+    assert found.missing == ()
+    assert found.ends[0].how == ("legacy-trace" if taker.startswith("legacy") else "nft-trace")
+    assert found.steps[-1].rule == found.ends[0].rule
+    assert tables(router) == before
+
+
+@pytest.mark.parametrize("backend", ["nft", "legacy"])
+@pytest.mark.parametrize("program", ["nft", "legacy"])
+def test_a_translated_packet_is_followed(router: Router, program: str, backend: str) -> None:
+    """Asked for by its first name, a packet is named anew behind DNAT, and so is the rule that drops it there."""
+    run(router.router, f"iptables-{program} -t nat -A PREROUTING -d 10.50.8.8 -p tcp --dport 443 -j DNAT "
+        f"--to-destination {SERVER}:80; iptables-{backend} -A FORWARD -p tcp --dport 80 -d {SERVER} -j DROP")  # fmt: skip
+    asked = msgspec.structs.replace(syn(4, port=443), destination="10.50.8.8")
+    found = trace(router, asked)
+    assert [(step.hook, step.verdict, step.packets) for step in found.steps] == [
+        ("prerouting", "dnat", 3), ("forward", "drop", 3),
+    ]  # fmt: skip
+    passed, stopped = found.hooks
+    assert (passed.entered_as, passed.left_as) == (f"{CLIENT}:40001>10.50.8.8:443", f"{CLIENT}:40001>{SERVER}:80")
+    assert (stopped.hook, stopped.entered, stopped.left) == ("forward", 3, 0)
+    assert [end.verdict for end in found.ends] == ["drop"]
+
+
+@pytest.mark.parametrize("backend", ["nft", "legacy"])
+def test_a_packet_that_passes(router: Router, backend: str) -> None:
+    """It leaves through every hook; rules that took it on its way are told of, those of other packets are not."""
+    run(router.router, f"iptables-{backend} -A FORWARD -p tcp --dport 80 -j ACCEPT; "
+        f"iptables-{backend} -A FORWARD -p tcp -j DROP")  # fmt: skip
+    found = trace(router, syn(4), *[syn(4), syn(4, port=81)] * 3)
+    assert [(end.verdict, end.hook, end.packets) for end in found.ends] == [("accept", "postrouting", 3)]
+    assert [(step.rule.position, step.verdict) for step in found.steps] == [(1, "accept")]
+    assert [(one.hook, one.entered, one.left) for one in found.hooks] == [
+        ("prerouting", 3, 3), ("forward", 3, 3), ("postrouting", 3, 3),
+    ]  # fmt: skip
+    assert found.seen == 3
+
+
+def test_a_packet_for_the_host_itself(router: Router) -> None:
+    """It is handed over behind the input hook, or dropped there."""
+    asked = msgspec.structs.replace(syn(4), destination="10.50.1.1")
+    assert [(end.verdict, end.hook) for end in trace(router, asked).ends] == [("accept", "input")]
+    run(router.router, "iptables-nft -A INPUT -p tcp --dport 80 -j DROP")
+    assert [told(end) for end in trace(router, asked).ends] == [("drop", "input", "nft_compat", "INPUT", 1)]
+
+
+def test_what_no_rule_takes_is_not_laid_to_one(router: Router) -> None:
+    """A packet without a route is lost in the routing, whatever rules there are."""
+    run(router.router, "iptables-legacy -A FORWARD -p tcp -j DROP; ip route add blackhole 10.50.7.0/24")
+    try:
+        found = trace(router, msgspec.structs.replace(syn(4), destination="10.50.7.7"), syn(4, port=81), *[
+            msgspec.structs.replace(syn(4), destination="10.50.7.7")] * 2)  # fmt: skip
+    finally:
+        run(router.router, "ip route del blackhole 10.50.7.0/24")
+    assert [(end.verdict, end.hook, end.packets, end.rule) for end in found.ends] == [("lost", "routing", 2, None)]
+
+
+def test_echo_requests_are_told_apart_by_their_identifier(router: Router) -> None:
+    """Of two pings at once only the one that is asked about is told of."""
+    run(router.router, "iptables-nft -A FORWARD -p icmp -j DROP")
+    flow = TracedFlow(family=4, source=CLIENT, destination=SERVER, protocol="icmp", source_port=77)
+    order = FactsOrder(
+        vantage=Vantage(),
+        burst=Burst(family=4, source=CLIENT, destination=SERVER, protocol="icmp", source_port=77, interval_ms=1),
+    )
+    tracer = RuleTracer(RuleTraceQuery(flows=(flow,), duration_ms=1))
+    inside(router.router, tracer.arm)
+    assert facts(router.client, order).burst_sent == 3
+    other = msgspec.structs.replace(order, burst=Burst(
+        family=4, source=CLIENT, destination=SERVER, protocol="icmp", source_port=78, interval_ms=1))  # fmt: skip
+    assert facts(router.client, other).burst_sent == 3
+    found = inside(router.router, tracer.collect)
+    assert (found.seen, [told(end) for end in found.ends]) == (
+        3, [("drop", "forward", "nft_compat", "FORWARD", 1)],
+    )  # fmt: skip
+
+
+def test_an_order_traces_its_own_burst(router: Router) -> None:
+    """One order of facts arms, sends and tells: here what a host's own OUTPUT rule rejects."""
+    run(router.client, "iptables-nft -A OUTPUT -p tcp --dport 80 -j REJECT")
+    try:
+        order = FactsOrder(
+            vantage=Vantage(),
+            burst=Burst(family=4, source=CLIENT, destination=SERVER, protocol="tcp", source_port=40001, port=80,
+                        count=5, interval_ms=1),
+            rule_trace_asked=msgspec.structs.replace(query(syn(4)), duration_ms=200),
+        )  # fmt: skip
+        answer = facts(router.client, order)
+    finally:
+        run(router.client, "nft flush ruleset")
+    assert answer.errors.keys() <= {"burst_sent"}
+    assert answer.rule_trace is not None
+    assert [(*told(end), end.packets) for end in answer.rule_trace.ends] == [
+        ("reject", "output", "nft_compat", "OUTPUT", 1, 5)
+    ]
+
+
+def test_no_more_packets_are_told_of_than_asked(router: Router) -> None:
+    """All packets of the flow are counted, and only the first few are marked."""
+    tracer = RuleTracer(query(syn(4), most=5))
+    inside(router.router, tracer.arm)
+    router.send([syn(4)] * 40)
+    found = inside(router.router, tracer.collect)
+    assert (found.seen, found.traced, sum(end.packets for end in found.ends)) == (40, 5, 5)
+
+
+@pytest.mark.parametrize("backend", ["nft", "legacy"])
+@pytest.mark.parametrize("flows", [(80, 81), (80, 80)], ids=["two-flows", "the-same-flow"])
+def test_two_traces_side_by_side(router: Router, backend: str, flows: tuple[int, int]) -> None:
+    """Each tells of its own packets alone; of the legacy log only one can have the lines, the other has the counters."""
+    for port in (80, 81):
+        run(router.router, f"iptables-{backend} -A FORWARD -p tcp --dport {port} -j DROP")
+    tracers = [RuleTracer(query(syn(4, port))) for port in flows]
+    for tracer in tracers:
+        inside(router.router, tracer.arm)
+    router.send([syn(4, flows[0])] * 3 + ([syn(4, flows[1])] * 4 if flows[1] != flows[0] else []))
+    found = [inside(router.router, tracer.collect) for tracer in tracers]
+    for one, port, count in zip(found, flows, (3, 4 if flows[1] != flows[0] else 3), strict=True):
+        assert [end.rule.position for end in one.ends if end.rule] == [port - 79], one
+        assert (one.seen, one.traced, one.ends[0].packets) == (count, count, count)
+    assert [one.ends[0].how for one in found] == (
+        ["legacy-trace", "counters"] if backend == "legacy" else ["nft-trace", "nft-trace"]
+    )
+    assert tables(router) in {"", "table ip filter"}
+
+
+def test_counters_that_do_not_tell_are_no_answer(router: Router) -> None:
+    """Where the log is somebody else's and two rules took as many packets, no rule is named, and it is said why."""
+    run(router.router, "iptables-legacy -A FORWARD -p tcp --dport 80 -j DROP; "
+        "iptables-legacy -A FORWARD -p tcp --dport 81 -j DROP")  # fmt: skip
+    other = inside(router.router, lambda: PacketLog((4,)))
+    try:
+        found = trace(router, syn(4), *[syn(4), syn(4, port=81)] * 3)
+    finally:
+        inside(router.router, other.close)
+    assert [(end.verdict, end.hook, end.packets, end.rule) for end in found.ends] == [("lost", "forward", 3, None)]
+    assert found.missing == ("legacy-trace: Operation not permitted", "counters: 2 rules of forward took 3 packets")
+
+
+KILLED = """
+import sys, time
+from agent.host.enter import enter
+from agent.host.ruletrace.tracer import RuleTracer
+from model.netfilter import RuleTraceQuery, TracedFlow
+enter(sys.argv[1])
+tracer = RuleTracer(RuleTraceQuery(flows=(
+    TracedFlow(family=4, source="", destination="10.50.2.2", protocol="tcp"),
+    TracedFlow(family=6, source="", destination="fd50:2::2", protocol="tcp"))))
+tracer.arm()
+print("armed", flush=True)
+time.sleep(60)
+"""
+
+
+def test_kill_9_leaves_nothing_after_the_next_start(router: Router) -> None:
+    """Tables and the log's settings are put back when an agent starts or traces again."""
+    for program in ("iptables", "ip6tables"):
+        run(router.router, f"{program}-legacy -A FORWARD -p tcp --dport 80 -j DROP")
+    rules, loggers = tables(router), settings(router)
+    with subprocess.Popen(
+        [sys.executable, "-c", KILLED, f"/run/netns/{router.router}"], stdout=subprocess.PIPE, cwd=ROOT
+    ) as child:
+        try:
+            assert child.stdout is not None
+            assert child.stdout.readline() == b"armed\n"
+            assert "kubereach_trace" in tables(router)
+            assert settings(router) != loggers
+        finally:
+            os.kill(child.pid, signal.SIGKILL)
+    assert len(inside(router.router, leftovers.remove)) == 2
+    assert (tables(router), settings(router)) == (rules, loggers)
+
+
+@pytest.mark.parametrize("backend", ["nft", "legacy"])
+def test_a_living_trace_is_no_leftover(router: Router, backend: str) -> None:
+    """Who clears away leftovers does not touch a trace that runs."""
+    run(router.router, f"iptables-{backend} -A FORWARD -p tcp --dport 80 -j DROP")
+    tracer = RuleTracer(query(syn(4)))
+    inside(router.router, tracer.arm)
+    assert inside(router.router, leftovers.remove) == ()
+    router.send([syn(4)] * 3)
+    found = inside(router.router, tracer.collect)
+    assert [(*told(end), end.packets) for end in found.ends] == [
+        ("drop", "forward", "nft_compat" if backend == "nft" else "legacy", "FORWARD", 1, 3)
+    ]
+    assert "kubereach" not in tables(router)
+
+
+def test_where_settings_cannot_be_written(router: Router) -> None:
+    """In a container, where /proc/sys is read-only, the legacy log is had nevertheless, and put back."""
+    run(router.router, "iptables-legacy -A FORWARD -p tcp --dport 80 -j DROP")
+    loggers = settings(router)
+    order = FactsOrder(vantage=Vantage(), rule_trace_asked=msgspec.structs.replace(query(syn(4)), duration_ms=900))
+    command = (
+        "mount --make-rprivate / && mount --bind /proc/sys /proc/sys && mount -o remount,bind,ro /proc/sys && "
+        f"! echo NONE 2>/dev/null > /proc/sys/net/netfilter/nf_log/2 && exec {sys.executable} -m agent.host "
+        f"--netns /run/netns/{router.router}"
+    )
+    with subprocess.Popen(
+        ["unshare", "-m", "bash", "-c", command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT
+    ) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        child.stdin.write(msgspec.json.encode(order))
+        child.stdin.close()
+        assert child.stdout.readline() == b'{"armed":true}\n'
+        assert settings(router) != loggers
+        router.send([syn(4)] * 3)
+        answer = msgspec.json.decode(child.stdout.read())
+    assert [end["how"] for end in answer["rule_trace"]["ends"]] == ["legacy-trace"], answer
+    assert settings(router) == loggers
+
+
+def test_what_cannot_be_traced_is_refused(router: Router) -> None:
+    """A malformed query raises, and leaves nothing."""
+    for wrong in (
+        RuleTraceQuery(flows=()),
+        RuleTraceQuery(flows=(TracedFlow(family=4, source="x", destination="", protocol="tcp"),)),
+        RuleTraceQuery(flows=(TracedFlow(family=4, source="", destination="", protocol="any"),)),
+        RuleTraceQuery(flows=(TracedFlow(family=4, source="", destination="", protocol="tcp"),), packets=0),
+    ):
+        with pytest.raises(ValueError, match="rule trace"):
+            RuleTracer(wrong).arm()
+    assert tables(router) == ""
