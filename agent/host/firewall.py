@@ -10,7 +10,7 @@ from functools import cached_property
 
 import msgspec
 
-from agent.host import route_answers, sysctls
+from agent.host import ipvs, route_answers, sysctls
 from agent.host.context import Context
 from agent.host.netfilter import read as reader
 from agent.host.netfilter.droppers import droppers
@@ -18,6 +18,7 @@ from agent.host.netfilter.refs import Refs
 from agent.host.netfilter.walk import Walker, conclude
 from agent.host.netfilter.world import Host
 from model.facts import Dropper, Packet, RouteAnswer, RouteQuery, Walk
+from model.tables import IpvsService
 
 
 @dataclass
@@ -46,7 +47,16 @@ class Firewall:
             links=context.links,
             sysctls=sysctls.read(()),
             ask=self._ask,
+            ipvs=self._services,
         )
+
+    @cached_property
+    def _services(self) -> tuple[IpvsService, ...]:
+        try:
+            return ipvs.read()
+        except OSError as error:
+            self.reading.errors["ipvs"] = f"ipvs: {error.strerror or error}"
+            return ()
 
     def walks(self) -> tuple[Walk, ...]:
         """The order's walks."""

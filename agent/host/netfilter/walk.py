@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from agent.host.netfilter import nft_rule, xt_rule
+from agent.host.netfilter import nft_rule, virtual, xt_rule
 from agent.host.netfilter.outcome import ACCEPT, DROP, GOTO, JUMP, NEXT, REJECT, RETURN, UNSURE, Outcome
 from agent.host.netfilter.packet import Seen, finish, spell, start
 from agent.host.netfilter.refs import Refs
@@ -27,6 +27,7 @@ FAMILIES: Final = {4: {"ip", "inet"}, 6: {"ip6", "inet"}}
 BACKEND_ORDER: Final = {"legacy": 0, "nft_compat": 1, "nft": 2}
 MOST_PATHS: Final = 512
 DEEPEST: Final = 64
+LOWEST, HIGHEST = -(1 << 31), (1 << 31) - 1
 UNTOLD: Final = {"", "count", "return", "log", "nflog", "ct", "mangle", "set"}
 IS_LOCAL: Final = {"local", "broadcast", "multicast", "anycast"}
 
@@ -35,7 +36,7 @@ class Step(NamedTuple):
     """A rule that was met, before it is named."""
 
     hook: str
-    rule: Rule
+    rule: Rule | RuleRef
     verdict: str
     detail: str
 
@@ -92,7 +93,8 @@ class Walker:
                     going.setdefault((is_local, routed.packet), routed)
         local = [path for (is_local, _), path in going.items() if is_local]
         onward = [path for (is_local, _), path in going.items() if not is_local]
-        done += self._hook("input", local)
+        ended, sent = self._with_ipvs("input", local)
+        done += ended + self._leave(self._hook("output", sent, nat=False))
         return done + self._leave(self._hook("forward", onward))
 
     def _routed(self, asked: Packet, path: Path, *, bridged: bool) -> list[tuple[bool, Path]]:
@@ -123,7 +125,9 @@ class Walker:
         self._world = World(self._host, self._ruleset, sent)
         done: list[Path] = []
         going: list[Path] = []
-        for path in self._hook("output", [Path(sent)]):
+        stayed, virtual_ones = self._with_ipvs("output", [Path(sent)])
+        done += self._leave(self._hook("output", virtual_ones, nat=False))
+        for path in stayed:
             if path.verdict:
                 done.append(path)
                 continue
@@ -147,6 +151,31 @@ class Walker:
         left = self._hook("postrouting", paths)
         devices = tuple({path.packet.outgoing for path in left})
         return self._hook("egress", left, devices=devices)
+
+    def _with_ipvs(self, hook: str, paths: list[Path]) -> tuple[list[Path], list[Path]]:
+        """A hook with IPVS at its place in it: the paths that it leaves alone, or ends, and those it sends on."""
+        if not self._host.ipvs:
+            return self._hook(hook, paths), []
+        place = virtual.PLACES[hook]
+        alone: list[Path] = []
+        ended: list[Path] = []
+        sent: list[Path] = []
+        owner = "kube-proxy" if any(link.name == virtual.PROXY_DEVICE for link in self._host.links) else ""
+        tracked = self._host.sysctls.get("net.ipv4.vs.conntrack") == "1"
+        for path in self._hook(hook, paths, last=place):
+            service = None if path.verdict else virtual.find(self._host.ipvs, path.packet)
+            if service is None:
+                alone.append(path)
+                continue
+            for one in virtual.send(service, path.packet, self._query, owner=owner, tracked=tracked):
+                verdict = REJECT if one.rejected else UNSURE if one.unsure else ""
+                after = path._replace(
+                    packet=one.packet, verdict=verdict, by=one.rule if one.rejected else None,
+                    because=path.because | ({one.unsure} if one.unsure else set()),
+                    steps=(*path.steps, Step(hook, one.rule, "reject" if one.rejected else "dnat", one.detail)),
+                )  # fmt: skip
+                (ended if verdict else alone if one.local else sent).append(after)
+        return self._hook(hook, _merged(alone), first=place + 1) + ended, _merged(sent)
 
     def _is_on(self, packet: Seen, device: str) -> bool:
         """Whether the destination is a neighbour on that device."""
@@ -181,9 +210,11 @@ class Walker:
 
     def _hook(
         self, hook: str, paths: list[Path], *, families: set[str] | None = None, devices: Iterable[str] = (),
-        nat: bool = True,
+        nat: bool = True, first: int = LOWEST, last: int = HIGHEST,
     ) -> list[Path]:  # fmt: skip
         for chain, table in self._bases.get(hook, ()):
+            if not first <= priority_of(chain) <= last:
+                continue
             if not any(not path.verdict for path in paths):
                 break
             if chain.devices and not set(chain.devices) & set(devices):
@@ -264,16 +295,20 @@ class Walker:
 KEPT: Final = ("source_port", "destination_port", "icmp_type", "mark", "state", "ct_mark")
 
 
+def priority_of(chain: Chain) -> int:
+    """Where a base chain stands in its hook: nat chains are asked where nf_nat stands, whatever they say."""
+    if chain.kind == "nat":
+        return 100 if chain.hook in {"postrouting", "input"} else -100
+    return chain.priority
+
+
 def base_chains(ruleset: Ruleset) -> dict[str, list[tuple[Chain, Table]]]:
     """Base chains by hook, in the order in which the kernel asks them."""
     found: dict[str, list[tuple[tuple[int, int, int], Chain, Table]]] = {}
     for table in ruleset.tables:
         for chain in table.chains.values():
             if chain.hook:
-                priority = chain.priority
-                if chain.kind == "nat":
-                    priority = 100 if chain.hook in {"postrouting", "input"} else -100
-                order = (priority, chain.priority, BACKEND_ORDER[chain.backend])
+                order = (priority_of(chain), chain.priority, BACKEND_ORDER[chain.backend])
                 found.setdefault(chain.hook, []).append((order, chain, table))
     return {
         hook: [(chain, table) for _, chain, table in sorted(entries, key=lambda entry: entry[0])]
@@ -323,7 +358,7 @@ def conclude(asked: Packet, paths: list[Path], refs: Refs, unread: tuple[str, ..
         steps=tuple(
             WalkStep(
                 hook=step.hook,
-                rule=refs.rule(step.rule, asked.family),
+                rule=step.rule if isinstance(step.rule, RuleRef) else refs.rule(step.rule, asked.family),
                 verdict=step.verdict,
                 detail=step.detail,
             )

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from agent.host.netfilter.packet import Seen, network, number, spell
 from agent.host.netfilter.rules import Ruleset
 from model.facts import Address, Link, Route, RouteAnswer, RouteQuery
+from model.tables import IpvsService
 
 LOCAL_TABLE = 255
 GIVES_TYPE = {"local", "broadcast", "anycast", "multicast"}
@@ -25,6 +26,7 @@ class Host:
     links: tuple[Link, ...]
     sysctls: dict[str, str]
     ask: Callable[[RouteQuery], RouteAnswer]
+    ipvs: tuple[IpvsService, ...] = ()
     _special: dict[int, list[tuple[int, int, int, str, str]]] = field(default_factory=dict)
 
     def address_type(self, family: int, address: int, device: str = "") -> str:
