@@ -47,7 +47,9 @@ def find_access(
         return _from_lab(named_lab, token, "--lab" if lab else "KUBEREACH_LAB")
     current = _current_kubeconfig(env)
     if current and Path(sys.argv[0]).name == PLUGIN:
-        return _from_kubeconfig(str(current[0]), token, env) if len(current) == 1 else _from_cluster(current, token, env)
+        if len(current) > 1:
+            return _from_cluster(current, token, env)
+        return _from_kubeconfig(str(current[0]), token, env)
     running = running_labs()
     if len(running) > 1:
         raise ConfigError(f"several labs run ({', '.join(sorted(running))}); name one by --lab NAME or KUBEREACH_LAB")

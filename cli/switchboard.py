@@ -73,7 +73,8 @@ def _break(options: argparse.Namespace) -> int:
     topology, kubeconfig = _lab(options)
     made = _run(switchboard.break_it(topology, kubeconfig, options.code, options.on))
     print(f"broken: {made.says}")
-    print(f"see it: kubereach probe {' '.join(made.probe)}")
+    see = f"kubereach probe {' '.join(made.probe)}" if made.probe else "kubereach incidents"
+    print(f"see it: {see}")
     return 0
 
 

@@ -17,6 +17,7 @@ from controller.auth import Authenticator
 from controller.cluster.api import ApiError, ConfigurationError, KubeApi
 from controller.cluster.watch import ClusterWatch, backoff_s
 from controller.diagnosis.engine import Diagnoser
+from controller.diagnosis.node_watch import NodeWatch
 from controller.diagnosis.on_demand import OnDemand
 from controller.incident.book import IncidentBook
 from controller.introduce import Introducer
@@ -65,6 +66,14 @@ class Controller:
             book=book,
             clock=clock,
             policy=lambda: planner.policy,
+        )
+        self.node_watch = NodeWatch(
+            cluster=watch.snapshot,
+            agents=agents,
+            book=book,
+            api=api,
+            namespace=options.settings.namespace,
+            clock=clock,
         )
         self.services = Services(
             clock=clock,
@@ -121,6 +130,7 @@ class Controller:
                 group.create_task(self.services.watch.run(), name="watch")
                 group.create_task(self.services.planner.run(), name="planner")
                 group.create_task(self._diagnoser.run(), name="diagnoser")
+                group.create_task(self.node_watch.run(), name="node watch")
                 group.create_task(self._tick(), name="tick")
         finally:
             await self.server.stop()

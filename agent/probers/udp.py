@@ -28,6 +28,10 @@ _PMTUDISC_PROBE: Final = 3
 
 # Only there kubereach itself answers; elsewhere whatever comes back proves that both ways are open.
 _ECHO_PORTS: Final = frozenset({ENDPOINT_PORT, HOST_ECHO_PORT})
+_DNS_PORT: Final = 53
+# Behind the query's number: recursion desired, one question, for the name servers of the root (RFC 1035, 4.1). A name
+# server stays silent when it is asked what it cannot read.
+_DNS_QUESTION: Final = bytes.fromhex("010000010000000000000000020001")
 
 Judge = Callable[[bytes], tuple[Outcome, str, tuple[str, ...]] | None]
 
@@ -118,10 +122,12 @@ def probe(ground: Ground, order: ProbeOrder, number: int) -> Probe:
     if isinstance(opened, Attempt):
         return opened
     header = HEADER.pack(UDP_MAGIC, os.urandom(4), number, time.time_ns())
+    if order.port == _DNS_PORT:
+        header = UDP_MAGIC + _DNS_QUESTION
     payload = header + bytes(max(0, min(order.size, MAX_PAYLOAD) - len(header)))
 
     def judge(data: bytes) -> tuple[Outcome, str, tuple[str, ...]] | None:
-        if not is_echo(data) and order.port not in _ECHO_PORTS:
+        if order.port not in _ECHO_PORTS and data[: len(payload)] != payload:
             return Outcome.OK, f"the answer is no echo, but an answer ({len(data)} octets)", ()
         if not is_echo(data) or data[2 : HEADER.size] != payload[2 : HEADER.size]:
             return Outcome.WRONG_ANSWER, "the answer is no echo of the request", ()

@@ -14,6 +14,7 @@ from functools import cache
 from controller.diagnosis import causes
 from controller.diagnosis.case import Case, Flow
 from controller.diagnosis.finding import Finding
+from controller.diagnosis.node_case import NodeCase
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,7 @@ class CauseType:
     the destination's pod; `concerns` says from the flow alone whether the cause can apply, which saves asking.
     `find` reads the case and yields what it finds; it asks nobody and does not change anything. `late` causes need
     what a burst tells (counters that moved, taps); the others are looked for first, since they cost less.
+    `of_node` takes the place of `find` where no path can fail: it reads what is known of a node.
     `suppresses` are codes that are but consequences of this one.
     """
 
@@ -31,8 +33,9 @@ class CauseType:
     title: str
     sign: str
     evidence: str
-    find: Callable[[Case], Iterator[Finding]]
-    concerns: Callable[[Flow], bool]
+    find: Callable[[Case], Iterator[Finding]] = lambda _case: iter(())
+    concerns: Callable[[Flow], bool] = lambda _flow: False
+    of_node: Callable[[NodeCase], Iterator[Finding]] | None = None
     needs: frozenset[str] = frozenset()
     pod_needs: frozenset[str] = frozenset()
     late: bool = False

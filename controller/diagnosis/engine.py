@@ -147,7 +147,11 @@ class Diagnoser:
         self._verified = {key: at for key, at in self._verified.items() if key in open_now}
         for entry in entries:
             key = entry.incident.id
-            if entry.healthy_since_s is not None or now - self._verified.setdefault(key, entry.opened_s) < REEXAMINE_S:
+            if (
+                entry.standing
+                or entry.healthy_since_s is not None
+                or now - self._verified.setdefault(key, entry.opened_s) < REEXAMINE_S
+            ):
                 continue
             for status in statuses.values():
                 if status.state is CellState.FAILING and any(s.covers(status.path) for s in entry.scopes):

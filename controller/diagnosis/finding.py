@@ -13,11 +13,13 @@ class Finding:
     """A cause and its scope.
 
     `intended` marks what is true but nobody's fault (a Service whose Deployment was scaled to nothing): it answers a
-    question on demand and opens no incident.
+    question on demand and opens no incident. `standing`: it shows in Kubernetes' objects and not in paths, and lasts
+    until the sign there is gone.
     """
 
     cause: Cause
     scope: Scope
     intended: bool = False
+    standing: bool = False
     ruled_out: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()

@@ -92,7 +92,7 @@ def review(
         mine = [s.path for s in failing if any(scope.covers(s.path) for scope in entry.scopes)]
         failing_of[entry.incident.id] = tuple(mine)
         explained.update(s.path.id for s in symptoms if any(scope.covers(s.path) for scope in entry.scopes))
-        if mine or not _some_pass(entry, statuses):
+        if entry.standing or mine or not _some_pass(entry, statuses):
             continue
         healthy.add(entry.incident.id)
         if entry.healthy_since_s is not None and now - entry.healthy_since_s >= HEALTHY_S:

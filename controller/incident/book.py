@@ -25,13 +25,14 @@ CELLS_SHOWN = 200
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """An incident with what the engine needs to close it: the scopes that it explains, and when it was last seen.
 
-    `objects_only` names a condition of Kubernetes' objects that is looked at anew instead of waiting for paths.
+    `standing`: what it tells shows in Kubernetes' objects, not in paths; only whoever opened it closes it.
     """
 
     incident: Incident
     scopes: tuple[Scope, ...]
     opened_s: float
     healthy_since_s: float | None = None
+    standing: bool = False
 
 
 def key_of(cause: Cause) -> str:
@@ -100,7 +101,7 @@ class IncidentBook:
             first_sign_at=rfc3339(first_sign_s),
             named_at=rfc3339(now),
         )
-        return self._put(Entry(incident=incident, scopes=scopes, opened_s=now))
+        return self._put(Entry(incident=incident, scopes=scopes, opened_s=now, standing=findings[0].standing))
 
     def update(self, incident_id: str, *, healthy_since_s: float | None, cells: tuple[CellRef, ...]) -> None:
         """Note which cells an open incident concerns now, and since when none of its paths fails."""

@@ -14,7 +14,9 @@ import pytest
 
 from controller.app import Controller
 from controller.cluster.api import KubeApi
+from controller.cluster.state import Pod
 from controller.cluster.store import RESOURCES
+from controller.diagnosis.node_case import Sign
 from controller.options import parse
 from lab.embedded.apiserver.requests import selected_name, target_of
 from model.clock import SystemClock
@@ -112,7 +114,7 @@ def granted() -> set[Right]:
 
 
 async def test_the_controller_asks_for_all_that_it_may_and_for_nothing_else(server: Server, tmp_path: Path) -> None:
-    """A life of it as its own ServiceAccount: begins, lets an agent and a person in. Nothing refused, nothing spare."""
+    """A life of it as its own account: begins, lets people in, asks why a pod waits. Nothing refused, or spare."""
     argv = ["--kubeconfig", str(as_account(server, tmp_path)), "--listen=127.0.0.1:0", "--listen-plain=127.0.0.1:0"]
     argv += ["--publish=kubereach-controller", "--tls-secret=kubereach-tls", "--advertise=127.0.0.1"]
     options = parse(argv)
@@ -128,6 +130,8 @@ async def test_the_controller_asks_for_all_that_it_may_and_for_nothing_else(serv
         await eventually(lambda: len(rights(api.asked)) >= 2 * len(RESOURCES), "all watches run")
         async with agent(controller, "node-a", token_of(server, "kubereach-agent")):
             assert (await call(controller, "GET", "/api/v1/cluster"))[0] == 200
+            waiting = Pod(uid="u", namespace="kubereach", name="kubereach-endpoint-x", node="node-a")
+            await controller.node_watch.look(Sign("node-a", "has no sandbox", waiting))
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)

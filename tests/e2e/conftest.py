@@ -9,9 +9,29 @@ import pytest
 
 from lab.kubernetes import build
 from lab.spec import LabSpec
+from tests.e2e.installed import Installed, Way
 from tests.lab.labs import Lab
+from tests.lab.watched import OneAtATime
 
 COMBINATIONS = (("flannel-vxlan", "iptables"), ("flannel-host-gw", "nftables"))
+# How kubereach gets into the lab of a combination: each way is used, and all tests pass with either.
+WAYS: dict[str, Way] = {"flannel-vxlan": "kustomize", "flannel-host-gw": "helm"}
+
+
+def spec_of(kind: tuple[str, str]) -> LabSpec:
+    """The lab of a combination."""
+    return LabSpec(f"w{os.getpid()}", cni=kind[0], proxy=kind[1], control_plane="kubernetes")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that share a lab with kubereach installed in it run one after the other, so that it is made once."""
+
+    def place(item: pytest.Item) -> int:
+        callspec = getattr(item, "callspec", None)
+        kind = callspec.params.get("installed") if callspec is not None else None
+        return COMBINATIONS.index(kind) + 1 if kind in COMBINATIONS else 0
+
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="session")
@@ -27,3 +47,21 @@ def lab(request: pytest.FixtureRequest, built: None) -> Iterator[Lab]:
     up = Lab(LabSpec(f"r{os.getpid()}", cni=cni, proxy=proxy, control_plane="kubernetes"))
     yield up
     up.down()
+
+
+@pytest.fixture(scope="session")
+def installations(built: None) -> Iterator[OneAtATime[Installed]]:
+    """Labs with kubereach installed in them; one at a time."""
+    kept = OneAtATime(lambda spec: Installed(spec, WAYS[spec.cni]))
+    yield kept
+    kept.end()
+
+
+@pytest.fixture
+def installed(request: pytest.FixtureRequest, installations: OneAtATime[Installed]) -> Installed:
+    """The lab of the combination that is asked for, healthy at the start."""
+    return installations.of(spec_of(request.param))
+
+
+BOTH = pytest.mark.parametrize("installed", COMBINATIONS, ids=list(WAYS.values()), indirect=True)
+KUSTOMIZED = pytest.mark.parametrize("installed", COMBINATIONS[:1], ids=["kustomize"], indirect=True)

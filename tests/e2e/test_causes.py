@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,37 +10,18 @@ import pytest
 
 from lab import switchboard
 from lab.fault import all_faults
-from lab.spec import LabSpec
-from tests.e2e.conftest import COMBINATIONS
+from tests.e2e.conftest import COMBINATIONS, spec_of
+from tests.e2e.installed import Installed
 from tests.lab.test_causes import HANDS, ByHand, ByTwin
-from tests.lab.watched import CLEARED_S, OneAtATime, Watched
-
-
-def spec_of(kind: tuple[str, str]) -> LabSpec:
-    """The lab of a combination."""
-    return LabSpec(f"w{os.getpid()}", cni=kind[0], proxy=kind[1], control_plane="kubernetes")
-
-
-@pytest.fixture(scope="module")
-def labs(built: None) -> Iterator[OneAtATime]:
-    """The labs of this module."""
-    kept = OneAtATime()
-    yield kept
-    kept.end()
-
-
-@pytest.fixture
-def watched(request: pytest.FixtureRequest, labs: OneAtATime) -> Watched:
-    """A watched lab of the combination that is asked for, healthy at the start."""
-    return labs.of(spec_of(request.param))
+from tests.lab.watched import CLEARED_S
 
 
 @pytest.fixture(autouse=True)
-def healthy(watched: Watched) -> Iterator[None]:
+def healthy(installed: Installed) -> Iterator[None]:
     """Every test begins and ends in a lab without fault."""
-    watched.wait_healthy(CLEARED_S)
+    installed.wait_healthy(CLEARED_S)
     yield
-    asyncio.run(switchboard.heal(watched.plan, Path(watched.state.kubeconfig)))
+    asyncio.run(switchboard.heal(installed.plan, Path(installed.state.kubeconfig)))
 
 
 def drills() -> list[object]:
@@ -60,8 +40,8 @@ def drills() -> list[object]:
     return found
 
 
-@pytest.mark.parametrize(("watched", "drill"), drills(), indirect=["watched"])
-def test_what_is_broken_on_a_real_kubernetes_is_named_and_clears(watched: Watched, drill: ByTwin | ByHand) -> None:
+@pytest.mark.parametrize(("installed", "drill"), drills(), indirect=["installed"])
+def test_what_is_broken_on_a_real_kubernetes_is_named_and_clears(installed: Installed, drill: ByTwin | ByHand) -> None:
     """The right cause on the very object that was broken, nothing beside it; and all is clear after healing."""
-    drill.run(watched)
-    watched.wait_healthy(CLEARED_S)
+    drill.run(installed)
+    installed.wait_healthy(CLEARED_S)

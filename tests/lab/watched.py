@@ -10,7 +10,7 @@ import time
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 from urllib.parse import urlsplit
 
 from lab import api, netns
@@ -116,20 +116,25 @@ class Watched:
         return Answer(done.returncode, done.stdout, done.stderr)
 
 
-class OneAtATime:
+W = TypeVar("W", bound=Watched)
+
+
+class OneAtATime(Generic[W]):
     """Keeps the watched lab that was asked for last; who asks for another kind has the first taken away.
 
     (A parametrised fixture would be made anew for every test: pytest knows its parameters by their place.)
     """
 
-    def __init__(self) -> None:
-        self._lab: Watched | None = None
+    def __init__(self, make: Callable[[LabSpec], W]) -> None:
+        """`make` brings a lab up."""
+        self._make = make
+        self._lab: W | None = None
 
-    def of(self, spec: LabSpec) -> Watched:
+    def of(self, spec: LabSpec) -> W:
         """The lab of that spec, healthy when it is made."""
         if self._lab is None or self._lab.spec != spec:
             self.end()
-            self._lab = Watched(spec)
+            self._lab = self._make(spec)
             self._lab.wait_healthy()
         return self._lab
 

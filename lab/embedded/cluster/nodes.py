@@ -28,6 +28,12 @@ LEASE_AGAIN_S: Final = 2.0
 # node-monitor-grace-period of kube-controller-manager
 GRACE_S: Final = 40.0
 LEASE_DURATION_S: Final = 40
+# What a kubelet posts while its container runtime finds no network configuration.
+NO_NETWORK: Final = (
+    "container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady "
+    "message:Network plugin returns error: cni plugin not initialized"
+)
+CNI_SUFFIXES: Final = frozenset({".conf", ".conflist", ".json"})
 
 log = logging.getLogger(__name__)
 
@@ -52,18 +58,27 @@ def node_object(topology: Topology, node: NodeSpec) -> Object:
     }
 
 
+def has_network(topology: Topology, node: NodeSpec) -> bool:
+    """Return whether the node's CNI folder holds a configuration, by which a container runtime goes."""
+    folder = topology.node_directory(node.name) / "cni/net.d"
+    return any(path.suffix in CNI_SUFFIXES for path in folder.iterdir())
+
+
 def node_status(topology: Topology, node: NodeSpec) -> Object:
-    """Return the status of a node that is well."""
+    """Return the status of a node that is well, but perhaps for its network plugin."""
     up_reason = cni.plan_node(topology, node).up_reason
     plugin = "Calico" if up_reason.startswith("Calico") else "Flannel"
     amounts = {"cpu": "2", "memory": "4Gi", "pods": "110", "ephemeral-storage": "10Gi"}
     now = objects.now_text()
-    healthy = (
+    ready = ("Ready", "True", "KubeletReady", "kubelet is posting ready status")
+    if not has_network(topology, node):
+        ready = ("Ready", "False", "KubeletNotReady", NO_NETWORK)
+    conditions = (
         ("NetworkUnavailable", "False", up_reason, f"{plugin} is running on this node"),
         ("MemoryPressure", "False", "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
         ("DiskPressure", "False", "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
         ("PIDPressure", "False", "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
-        ("Ready", "True", "KubeletReady", "kubelet is posting ready status"),
+        ready,
     )
     return {
         "addresses": [
@@ -81,7 +96,7 @@ def node_status(topology: Topology, node: NodeSpec) -> Object:
                 "lastHeartbeatTime": now,
                 "lastTransitionTime": now,
             }
-            for kind, status, reason, message in healthy
+            for kind, status, reason, message in conditions
         ],
         "daemonEndpoints": {"kubeletEndpoint": {"Port": 10250}},
         "nodeInfo": {
@@ -116,24 +131,26 @@ async def register(topology: Topology, view: View) -> None:
 
 
 async def heartbeat(topology: Topology, node: NodeSpec, view: View, ca_file: str, token: str) -> None:
-    """Renew one node's lease over that node's own network until cancelled; become Ready again after a gap."""
+    """Renew one node's lease over that node's own network until cancelled; say whether it is Ready."""
 
     def connect(family: int) -> socket.socket:
         return netns.socket_in(node.netns, family, socket.SOCK_STREAM)
 
     url = f"https://{topology.control_ipv4}:{API_PORT}"
     async with ApiClient(url, token, ca_file, connect=connect) as client:
+        renewed = -LEASE_EVERY_S
         while True:
             try:
-                await _renew(client, node)
+                if asyncio.get_running_loop().time() - renewed >= LEASE_EVERY_S:
+                    await _renew(client, node)
+                    renewed = asyncio.get_running_loop().time()
                 have = view.get("nodes", "", node.name)
-                if have is not None and not objects.condition_true(have, "Ready"):
+                if have is not None and objects.condition_true(have, "Ready") != has_network(topology, node):
                     await client.patch_status("nodes", node.name, node_status(topology, node))
             except (ApiError, aiohttp.ClientError, OSError, TimeoutError, netns.NetnsError) as error:
                 log.info("%s: lease not renewed: %s", node.name, error or type(error).__name__)
-                await asyncio.sleep(LEASE_AGAIN_S)
-                continue
-            await asyncio.sleep(LEASE_EVERY_S)
+                renewed = -LEASE_EVERY_S
+            await asyncio.sleep(LEASE_AGAIN_S)
 
 
 async def _renew(client: ApiClient, node: NodeSpec) -> None:

@@ -1,0 +1,190 @@
+"""A lab with a real Kubernetes in which kubereach runs as its manifests say: the image, by kustomize or by Helm."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import json
+import os
+import socket
+import subprocess
+import tempfile
+import time
+import urllib.error
+from email.message import Message
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Literal
+
+from lab import api, netns
+from lab.kubernetes import build
+from lab.spec import LabSpec, Topology
+from model.ports import CONTROLLER_PLAIN_PORT
+from tests.daemonset.manifests import DAEMONSET, ROOT
+from tests.lab.watched import Watched
+
+TAG = "0.1.0"
+IMAGE_S = 900.0
+IN_IMAGE = (
+    "model",
+    "agent",
+    "controller",
+    "cli",
+    "lab",
+    "scripts",
+    "Dockerfile",
+    "requirements.lock",
+    "pyproject.toml",
+)
+PLUGIN = ROOT / ".venv/bin/kubectl-reach"
+GONE = ("--wait=true", "--timeout=60s", "--ignore-not-found")
+
+Way = Literal["kustomize", "helm"]
+
+
+def image() -> Path:
+    """The archive of the image of these very sources; built by scripts/image where there is none yet."""
+    names = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--", *IN_IMAGE],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    digest = hashlib.sha256()
+    for name in sorted(names):
+        if (ROOT / name).is_file():
+            digest.update(name.encode() + b"\0" + (ROOT / name).read_bytes() + b"\0")
+    folder = build.cache_directory().parent / "images"
+    archive, stamp = folder / "e2e.tar", folder / "e2e.stamp"
+    if not archive.exists() or not stamp.exists() or stamp.read_text() != digest.hexdigest():
+        stamp.unlink(missing_ok=True)
+        argv = [str(ROOT / "scripts/image"), "--tag", f"kubereach:{TAG}", "--output", str(archive)]
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=IMAGE_S, check=False)
+        assert done.returncode == 0, done.stderr
+        stamp.write_text(digest.hexdigest())
+    return archive
+
+
+class Installed(Watched):
+    """A watched lab whose agents, endpoints and controller are pods."""
+
+    def __init__(self, spec: LabSpec, way: Way) -> None:
+        self.spec = spec
+        self.way: Way = way
+        archive = image()
+        self.state = api.up(spec, lambda _text: None, agents=False, endpoints=False)
+        try:
+            self.plan: Topology = api.plan_of(spec.name)
+            api.load_image(spec.name, archive)
+            self._node = ""
+            self.token = ""
+            self.install()
+        except BaseException:
+            self.down()
+            raise
+
+    def kubectl(self, *words: str, stdin: str | None = None, timeout_s: float = 60.0) -> str:
+        """The real kubectl as the lab's administrator; what it prints."""
+        argv = ["kubectl", f"--kubeconfig={self.state.kubeconfig}", *words]
+        return netns.run_sync(None, argv, stdin, timeout_s=timeout_s).stdout
+
+    def install(self) -> float:
+        """By the way of this lab; the moment at which it was begun, by the monotonic clock."""
+        began = time.monotonic()
+        if self.way == "kustomize":
+            self.kubectl("apply", "-k", str(DAEMONSET))
+        else:
+            self.helm("install", "kubereach", str(DAEMONSET / "chart"), "--create-namespace", *self.values())
+        self.wait(self._has_token, 60.0, lambda: self.kubectl("get", "pods", "-n", "kubereach", "-o", "wide"))
+        return began
+
+    def remove(self) -> None:
+        """The way back."""
+        if self.way == "kustomize":
+            self.kubectl("delete", "-k", str(DAEMONSET), *GONE, timeout_s=90.0)
+        else:
+            self.helm("uninstall", "kubereach", "--wait")
+            self.kubectl("delete", "namespace", "kubereach", *GONE, timeout_s=90.0)
+
+    def values(self) -> list[str]:
+        """What the chart is given here: an outside to probe."""
+        return ["--set", f"controller.egressTargets={{http://{self.plan.outside_ipv4}/}}"]
+
+    def helm(self, *words: str) -> str:
+        """The pinned helm, built where it is not in the cache yet."""
+        with tempfile.TemporaryDirectory() as home:
+            done = subprocess.run(
+                [str(ROOT / "scripts/helm"), *words, "--namespace", "kubereach", "--kubeconfig", self.state.kubeconfig],
+                capture_output=True,
+                text=True,
+                timeout=IMAGE_S,
+                check=False,
+                env={**os.environ, "HELM_CACHE_HOME": home, "HELM_CONFIG_HOME": home, "HELM_DATA_HOME": home},
+            )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def _has_token(self) -> bool:
+        try:
+            words = ("create", "token", "kubereach-prober", "-n", "kubereach", "--duration=12h")
+            self.token = self.kubectl(*words).strip()
+            return bool(self.request("GET", "/api/v1/cluster"))
+        except (netns.NetnsError, urllib.error.HTTPError):
+            return False
+
+    def request(self, method: str, path: str, body: Any = None, token: str | None = None) -> Any:
+        """A request at the controller's port for port-forwards, on its node; no API server stands in between.
+
+        Raises urllib.error.HTTPError, OSError where nothing answers.
+        """
+        status, raw = self.ask(method, path, body, token)
+        if status >= 400:
+            raise urllib.error.HTTPError(path, status, raw.decode(errors="replace"), Message(), BytesIO(raw))
+        return json.loads(raw)
+
+    def ask(self, method: str, path: str, body: Any = None, token: str | None = None) -> tuple[int, bytes]:
+        """Status and body of the answer. Raises OSError where nothing answers."""
+        data = None if body is None else json.dumps(body).encode()
+        headers = {"Content-Type": "application/json"}
+        if shown := (self.token if token is None else token):
+            headers["Authorization"] = f"Bearer {shown}"
+        for fresh in (False, True):
+            node = self.controller_node(fresh=fresh)
+            connection = http.client.HTTPConnection("127.0.0.1", CONTROLLER_PLAIN_PORT, timeout=30)
+            try:
+                connection.sock = netns.call_in(self.plan.node(node).netns, _connect)
+                connection.request(method, path, data, headers)
+                answer = connection.getresponse()
+                return answer.status, answer.read()
+            except ConnectionRefusedError:
+                if fresh:
+                    raise
+            finally:
+                connection.close()
+        raise AssertionError("not reached")
+
+    def controller_node(self, *, fresh: bool = False) -> str:
+        """The node that the controller runs on. OSError while there is none."""
+        if fresh or not self._node:
+            path = "jsonpath={.items[?(@.status.phase=='Running')].spec.nodeName}"
+            words = ("get", "pods", "-n", "kubereach", "-l", "app.kubernetes.io/component=controller", "-o", path)
+            try:
+                self._node = (self.kubectl(*words).split() or [""])[0]
+            except netns.NetnsError as error:
+                raise ConnectionRefusedError(str(error)) from None
+        if not self._node:
+            raise ConnectionRefusedError("no controller runs")
+        return self._node
+
+    def endpoint(self, node: str) -> str:
+        """NAMESPACE/NAME of the endpoint on a node."""
+        words = ("get", "pods", "-n", "kubereach", "-l", "app.kubernetes.io/component=endpoint")
+        found = self.kubectl(
+            *words, f"--field-selector=spec.nodeName={node}", "-o", "jsonpath={.items[0].metadata.name}"
+        )
+        return f"kubereach/{found}"
+
+
+def _connect() -> socket.socket:
+    return socket.create_connection(("127.0.0.1", CONTROLLER_PLAIN_PORT), timeout=5)
