@@ -61,10 +61,19 @@ class Firewall:
     def walks(self) -> tuple[Walk, ...]:
         """The order's walks."""
         walker = Walker(self.host, self.reading.ruleset)
+        # Sets concern only those walks that meet one; they are unsure by themselves.
+        unread = tuple(why for backend, why in self.reading.errors.items() if backend != "ipset")
         return tuple(
-            conclude(packet, walker.walk(self._placed(packet)), self.refs, tuple(self.reading.errors.values()))
+            self._explained(conclude(packet, walker.walk(self._placed(packet)), self.refs, unread))
             for packet in self.context.order.walks_asked
         )
+
+    def _explained(self, walk: Walk) -> Walk:
+        """The walk with the reason why a match on a set could not be judged."""
+        why = self.reading.errors.get("ipset")
+        if why is None or not any(one.startswith("set") for one in walk.unsure):
+            return walk
+        return msgspec.structs.replace(walk, unsure=(*walk.unsure, why))
 
     def droppers(self) -> tuple[Dropper, ...]:
         """The order's droppers. Each names the packet as it was asked for."""

@@ -9,6 +9,7 @@ from controller.diagnosis.catalogue import CauseType, concerned
 from controller.diagnosis.finding import Finding
 from controller.diagnosis.scope import Scope
 from model.diagnosis import Cause, Object
+from model.facts import Facts
 
 DECISIVE = 0.94
 INCONCLUSIVE = "inconclusive"
@@ -62,14 +63,18 @@ def missing_evidence(case: Case) -> tuple[str, ...]:
     said = [f"{node}: {why}" for node, why in sorted(case.silent.items())]
     for (node, pod), facts in sorted(case.facts.items()):
         place = f"{node}, pod {pod}" if pod else node
-        said += [f"{place}: {subject}: {why}" for subject, why in sorted(facts.errors.items())]
+        said += _unread(place, facts)
     for (node, _), facts in sorted(case.after.items()):
-        said += [f"{node}: {subject}: {why}" for subject, why in sorted(facts.errors.items())]
+        said += _unread(node, facts)
     for (node, _), facts in sorted(case.facts.items()):
         for walk in facts.walks or ():
             if walk.verdict == "unsure":
                 said.append(f"{node}: the packet walk could not judge {', '.join(walk.unsure)}")
     return tuple(dict.fromkeys(said))
+
+
+def _unread(place: str, facts: Facts) -> list[str]:
+    return [f"{place}: cannot read {subject} because {why}" for subject, why in sorted(facts.errors.items())]
 
 
 def inconclusive(case: Case, scope: Scope, shape: str) -> Finding:

@@ -21,6 +21,7 @@ DEADLINE_S: Final = 20.0
 PROC_NET: Final = Path("/proc/thread-self/net")
 # What iptables-nft (1.8) writes by itself without xt; anything else was put there by nft.
 OWN_EXPRESSIONS: Final = {"match", "counter", "accept", "drop", "return", "jump", "goto", "limit", "log", "mangle"}
+SET_MATCH: Final = "--match-set "
 
 
 @dataclass(slots=True)
@@ -74,13 +75,16 @@ def assemble(printed: dict[str, bytes], errors: dict[str, str]) -> Reading:
         else:
             _join(compat, table)
     sets = ipset.parse(printed.get("ipset", b"").decode(errors="replace"))
+    ruleset = Ruleset(tuple(found), sets, programs())
     # Without the programs of a backend that has no rules nothing is missing.
-    missing = {name: why for name, why in errors.items() if name != "ipset" and not _is_needless(name, errors, native)}
-    return Reading(Ruleset(tuple(found), sets, programs()), missing)
+    missing = {name: why for name, why in errors.items() if not _is_needless(name, errors, native, ruleset)}
+    return Reading(ruleset, missing)
 
 
-def _is_needless(name: str, errors: dict[str, str], native: list[Table]) -> bool:
-    """iptables-nft's program is missed only where nft shows a table that it would print."""
+def _is_needless(name: str, errors: dict[str, str], native: list[Table], ruleset: Ruleset) -> bool:
+    """The program ipset is missed only where a rule asks for a set, iptables-nft's program where nft shows a table of its."""
+    if name == "ipset":
+        return not any(SET_MATCH in rule.text for rule in ruleset.rules())
     if name not in {"ip", "ip6"} or "nft" in errors:
         return False
     return not any(table.family == name and table.name in {*xtables.PRIORITIES, "nat"} for table in native)

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple
 
 from agent.host.netfilter.packet import WITH_PORTS, Seen, number
-from model.facts import RouteAnswer, RouteQuery, RuleRef
+from model.facts import RouteAnswer, RouteQuery
+from model.netfilter import RuleRef
 from model.tables import IpvsServer, IpvsService
 
 # Between which priorities of base chains IPVS stands in a hook.

@@ -6,6 +6,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -277,6 +278,34 @@ def test_missing_programs_are_told(namespace: str, tmp_path: Path) -> None:
     found = msgspec.json.decode(done.stdout, type=Facts)
     assert found.errors["netfilter nft"] == "nft: command not found"
     assert found.walks and found.walks[0].verdict == "unsure" and "nft: command not found" in found.walks[0].unsure
+
+
+def test_a_missing_ipset_is_told_where_a_rule_asks_for_a_set(namespace: str, tmp_path: Path) -> None:
+    """Without the program a walk that meets a set is unsure and says why; where no rule has a set, nothing is missed."""
+    for name in ("nft", "iptables-nft-save", "ip6tables-nft-save"):
+        (tmp_path / name).symlink_to(shutil.which(name) or name)
+    packet = Packet(family=4, source="", destination="10.70.1.9", protocol="tcp")
+    other = Packet(family=6, source="", destination="fd72::9", protocol="tcp")
+    order = FactsOrder(vantage=HOST, walks_asked=(packet, other))
+
+    def read() -> Facts:
+        done = subprocess.run(
+            [sys.executable, "-m", "agent.host", "--netns", f"/run/netns/{namespace}"],
+            input=msgspec.json.encode(order), capture_output=True, timeout=30, check=True,
+            env={"PATH": str(tmp_path)}, cwd=Path(__file__).resolve().parents[3],
+        )  # fmt: skip
+        return msgspec.json.decode(done.stdout, type=Facts)
+
+    found = read()
+    assert found.errors == {} and [one.verdict for one in found.walks or ()] == ["accept", "accept"]
+    run(namespace, "ipset create krh-set hash:ip; iptables-nft -A OUTPUT -m set --match-set krh-set dst -j DROP")
+    try:
+        found = read()
+    finally:
+        run(namespace, "iptables-nft -F OUTPUT; nft delete table ip filter; ipset destroy krh-set")
+    assert found.errors == {"netfilter ipset": "ipset: command not found"}
+    assert [one.verdict for one in found.walks or ()] == ["unsure", "accept"]
+    assert found.walks and "ipset: command not found" in found.walks[0].unsure
 
 
 def test_reading_makes_no_legacy_tables(namespace: str) -> None:
