@@ -11,6 +11,7 @@ import pytest
 
 from lab import netns
 from model.facts import FactsOrder, Packet
+from model.netfilter import RuleTraceQuery, TracedFlow
 from model.probes import ProbeOrder, Vantage
 from model.protocol import Answer, Order
 from model.words import Method, Outcome
@@ -23,6 +24,9 @@ CAPABILITIES = tuple(pod_specs()["agent"]["containers"][0]["securityContext"]["c
 PACKET, POD_PACKET = (
     Packet(family=4, source=source, destination="10.9.0.1", protocol="tcp", destination_port=80)
     for source in ("10.9.0.2", "10.9.0.22")
+)
+TRACE = RuleTraceQuery(
+    flows=(TracedFlow(family=4, source="", destination="10.9.0.1", protocol="tcp"),), duration_ms=200
 )
 
 
@@ -70,6 +74,7 @@ def orders() -> dict[str, Order]:
         "rules of the host": FactsOrder(vantage=HOST, walks_asked=(PACKET,), droppers_asked=(PACKET,)),
         "routes of the pod": FactsOrder(vantage=POD, subjects=("links", "routes", "sockets")),
         "rules of the pod": FactsOrder(vantage=POD, walks_asked=(POD_PACKET,)),
+        "rule trace": FactsOrder(vantage=HOST, rule_trace_asked=TRACE),
     }
     made = {}
     for number, (name, order) in enumerate(asked.items(), 1):

@@ -3,7 +3,7 @@
 A trace in the test's own process needs no time: what the kernel told waits in its socket until it is collected.
 """
 
-# ruff: noqa: E501, ISC004 - rules stand as one writes them
+# ruff: noqa: E501 - rules stand as one writes them
 from __future__ import annotations
 
 import os
@@ -22,52 +22,10 @@ from agent.host.ruletrace.tracer import RuleTracer
 from model.facts import Burst, FactsOrder, Packet
 from model.netfilter import RuleTrace, RuleTraceQuery, TracedFlow, TraceEnd
 from model.probes import Vantage
-from tests.agent.host.kernel import CLIENT, CLIENT6, SERVER, SERVER6, Router, facts, inside, run
+from tests.agent.host.kernel import CLIENT, SERVER, Router, facts, inside, run
+from tests.agent.host.takers import TAKERS, clear, syn, take
 
 ROOT = Path(__file__).resolve().parents[3]
-ENDS = {4: (CLIENT, SERVER), 6: (CLIENT6, SERVER6)}
-TABLES = ("filter", "nat", "mangle", "raw")
-NATIVE = "type filter hook forward priority 0;"
-# What takes a SYN to port 80: commands, and verdict, hook, backend, chain and position of what is to be named.
-# IPT stands for one of the four programs of iptables.
-TAKERS = {
-    "native": (f"nft 'table inet krh {{ chain f {{ {NATIVE} tcp dport 81 accept; tcp dport 80 drop; }} }}'",
-               ("drop", "forward", "nft", "f", 2)),
-    "native-reject": (f"nft 'table inet krh {{ chain f {{ {NATIVE} tcp dport 80 reject with tcp reset; }} }}'",
-                      ("reject", "forward", "nft", "f", 1)),
-    "native-jump": ("nft 'table inet krh { chain d { ct state new counter; drop; } "
-                    f"chain f {{ {NATIVE} tcp dport 80 jump d; }} }}'", ("drop", "forward", "nft", "d", 2)),
-    "native-map": ("nft 'table inet krh { map m { type inet_service : verdict; elements = { 80 : drop }; } "
-                   f"chain f {{ {NATIVE} counter; tcp dport vmap @m; }} }}'", ("drop", "forward", "nft", "f", 2)),
-    "native-map-jump": ("nft 'table inet krh { chain d { counter drop; } "
-                        "map m { type inet_service : verdict; elements = { 80 : goto d }; } "
-                        f"chain f {{ {NATIVE} tcp dport vmap @m; }} }}'", ("drop", "forward", "nft", "d", 1)),
-    "native-policy": (f"nft 'table inet krh {{ chain f {{ {NATIVE} policy drop; udp dport 9999 accept; }} }}'",
-                      ("drop", "forward", "nft", "f", 0)),
-    "native-raw": ("nft 'table inet krh { chain p { type filter hook prerouting priority -400; tcp dport 80 drop; } }'",
-                   ("drop", "prerouting", "nft", "p", 1)),
-    "native-late": ("nft 'table inet krh { chain p { type filter hook postrouting priority 500; tcp dport 80 drop; } }'",
-                    ("drop", "postrouting", "nft", "p", 1)),
-    "nft": ("IPT-nft -A FORWARD -p tcp --dport 81 -j DROP; IPT-nft -A FORWARD -p tcp --dport 80 -m comment "
-            "--comment 'no way' -j DROP", ("drop", "forward", "nft_compat", "FORWARD", 2)),
-    "nft-reject": ("IPT-nft -A FORWARD -p tcp --dport 80 -j REJECT", ("reject", "forward", "nft_compat", "FORWARD", 1)),
-    "nft-chain": ("IPT-nft -N D; IPT-nft -A D -m mark ! --mark 7; IPT-nft -A D -j DROP; IPT-nft -A FORWARD -p tcp "
-                  "--dport 80 -g D", ("drop", "forward", "nft_compat", "D", 2)),
-    "nft-policy": ("IPT-nft -P FORWARD DROP; IPT-nft -A FORWARD -p udp --dport 9999 -j ACCEPT",
-                   ("drop", "forward", "nft_compat", "FORWARD", 0)),
-    "legacy": ("IPT-legacy -A FORWARD -p tcp --dport 81 -j DROP; IPT-legacy -A FORWARD -p tcp --dport 80 -m comment "
-               "--comment 'no way' -j DROP", ("drop", "forward", "legacy", "FORWARD", 2)),
-    "legacy-reject": ("IPT-legacy -A FORWARD -p tcp --dport 80 -j REJECT",
-                      ("reject", "forward", "legacy", "FORWARD", 1)),
-    "legacy-chain": ("IPT-legacy -N D; IPT-legacy -A D -m mark ! --mark 7; IPT-legacy -A D -j DROP; "
-                     "IPT-legacy -A FORWARD -p tcp --dport 80 -g D", ("drop", "forward", "legacy", "D", 2)),
-    "legacy-policy": ("IPT-legacy -P FORWARD DROP; IPT-legacy -A FORWARD -p udp --dport 9999 -j ACCEPT",
-                      ("drop", "forward", "legacy", "FORWARD", 0)),
-    "legacy-raw": ("IPT-legacy -t raw -A PREROUTING -p tcp --dport 80 -j DROP",
-                   ("drop", "prerouting", "legacy", "PREROUTING", 1)),
-    "legacy-late": ("IPT-legacy -t mangle -A POSTROUTING -p tcp --dport 80 -j DROP",
-                    ("drop", "postrouting", "legacy", "POSTROUTING", 1)),
-}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -82,17 +40,8 @@ def clean(router: Router) -> Iterator[None]:
     """No rules are left over, and no connections, since NAT decides once for each; the kernel logs as it did before."""
     loggers = settings(router)
     yield
-    restore = "\n".join(f"*{table}\n{chains(table)}COMMIT" for table in TABLES)
-    for program in ("iptables", "ip6tables"):
-        run(router.router, f"{program}-legacy-restore <<< '{restore}'")
-    run(router.router, "nft flush ruleset; conntrack -F 2>/dev/null")
+    clear(router)
     assert (tables(router), settings(router)) == ("", loggers)
-
-
-def chains(table: str) -> str:
-    """The table's own chains with their policies, for the restore program."""
-    names = {"filter": "INPUT FORWARD OUTPUT", "raw": "PREROUTING OUTPUT"}.get(table, "PREROUTING OUTPUT POSTROUTING")
-    return "".join(f":{name} ACCEPT\n" for name in names.split())
 
 
 def tables(router: Router) -> str:
@@ -103,15 +52,6 @@ def tables(router: Router) -> str:
 def settings(router: Router) -> str:
     """The kernel's choice of loggers there."""
     return run(router.router, "cat /proc/sys/net/netfilter/nf_log/{2,10}")
-
-
-def syn(family: int, port: int = 80, source_port: int = 40001) -> Packet:
-    """A SYN from client to server."""
-    source, destination = ENDS[family]
-    return Packet(
-        family=family, source=source, destination=destination, protocol="tcp",
-        source_port=source_port, destination_port=port,
-    )  # fmt: skip
 
 
 def query(*packets: Packet, most: int = 20) -> RuleTraceQuery:
@@ -147,8 +87,7 @@ def told(end: TraceEnd) -> tuple[str, str, str, str, int]:
 @pytest.mark.parametrize("taker", TAKERS)
 def test_what_takes_the_packets_is_named(router: Router, taker: str, family: int) -> None:
     """All packets of the burst end at exactly the rule or policy that takes them, by the word of its own backend."""
-    commands, expected = TAKERS[taker]
-    run(router.router, commands.replace("} ", "}\n").replace("IPT", "iptables" if family == 4 else "ip6tables"))
+    expected = take(router, taker, family)
     before = tables(router)
     found = trace(router, syn(family))
     assert [told(end) for end in found.ends] == [expected], found
