@@ -11,14 +11,14 @@ import logging
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
-from controller.agents import AgentRegistry, OrderError
+from controller.agents import OrderError
 from controller.cluster.api import ApiError
 from controller.cluster.state import ClusterState
 from controller.diagnosis.catalogue import CauseType, catalogue
 from controller.diagnosis.node_case import NodeCase, Sign, signs
 from controller.incident.book import IncidentBook
 from model.clock import Clock
-from model.facts import FactsOrder
+from model.facts import Facts, FactsOrder
 from model.probes import Vantage
 
 TICK_S: Final = 1.0
@@ -42,6 +42,14 @@ class Api(Protocol):
         ...
 
 
+class Agents(Protocol):
+    """The part of the agents' registry that is asked."""
+
+    async def facts(self, node: str, order: FactsOrder, timeout_s: float) -> Facts | OrderError:
+        """Facts of a node."""
+        ...
+
+
 class NodeWatch:
     """One for a controller. `namespace` is kubereach's own, whose endpoints run on every node."""
 
@@ -49,7 +57,7 @@ class NodeWatch:
         self,
         *,
         cluster: Callable[[], ClusterState],
-        agents: AgentRegistry,
+        agents: Agents,
         book: IncidentBook,
         api: Api,
         namespace: str,
@@ -66,17 +74,21 @@ class NodeWatch:
         self._well: set[str] = set()
 
     async def run(self) -> None:
-        """Watch until cancelled. One failed look never ends the watch."""
+        """Watch until cancelled."""
         while True:
             await asyncio.sleep(TICK_S)
-            for sign in self._due():
-                try:
-                    await self.look(sign)
-                except Exception:
-                    log.exception("node %s could not be looked at", sign.node)
+            await self.turn()
+
+    async def turn(self) -> None:
+        """Close what is over, look at what is due. One failed look never ends the watch."""
+        for sign in self._due():
+            try:
+                await self.look(sign)
+            except Exception:
+                log.exception("node %s could not be looked at", sign.node)
 
     def _due(self) -> list[Sign]:
-        """Close what is over; the nodes to look at now."""
+        """The nodes to look at now, after what is over was closed."""
         cluster, now = self._cluster(), self._clock.wall()
         if not cluster.synced or cluster.stale_since is not None:
             return []
