@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 class Api(Protocol):
     """The part of the Kubernetes API that is asked."""
 
-    async def get(self, path: str, params: dict[str, str] | None = None, timeout_s: float = ...) -> dict[str, Any]:
+    async def get(self, path: str, params: dict[str, str], timeout_s: float, /) -> dict[str, Any]:
         """One GET; raises ApiError."""
         ...
 
@@ -45,7 +45,7 @@ class Api(Protocol):
 class Agents(Protocol):
     """The part of the agents' registry that is asked."""
 
-    async def facts(self, node: str, order: FactsOrder, timeout_s: float) -> Facts | OrderError:
+    async def facts(self, node: str, order: FactsOrder, timeout_s: float, /) -> Facts | OrderError:
         """Facts of a node."""
         ...
 

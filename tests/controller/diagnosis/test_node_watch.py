@@ -88,15 +88,16 @@ class Bench:
             cluster=lambda: self.state, agents=self, book=self.book, api=self, namespace="kubereach", clock=self.clock
         )
 
-    async def facts(self, node: str, order: FactsOrder, timeout_s: float) -> Facts | OrderError:
+    async def facts(self, node: str, order: FactsOrder, _timeout_s: float) -> Facts | OrderError:
         """As the agents' registry."""
         assert (node, "cni" in order.subjects) == ("node-b", True)
         self.asked += 1
         return self.known.facts
 
-    async def get(self, path: str, params: dict[str, str] | None = None, timeout_s: float = 0.0) -> dict[str, Any]:
+    async def get(self, path: str, params: dict[str, str], _timeout_s: float) -> dict[str, Any]:
         """As the API's client."""
         assert path == "/api/v1/namespaces/kubereach/events"
+        assert "waiting" in params["fieldSelector"]
         if isinstance(self.known.events, ApiError):
             raise self.known.events
         return {"items": [{"message": text} for text in self.known.events]}
@@ -128,7 +129,7 @@ NAMED = [
 
 @pytest.mark.parametrize(("sign", "known", "says"), NAMED)
 async def test_the_node_is_named_with_what_it_lacks(sign: str, known: Known, says: str | None) -> None:
-    """A waiting pod alone proves nothing: without a word of the plugin, or a lack in its configuration, nobody is blamed."""
+    """A waiting pod alone proves nothing: without a lack in the configuration or a word of the plugin nobody is blamed."""
     state = node_is(WELL, ready=False, reason=NO_NETWORK) if sign == "node" else with_waiting(WELL)
     bench = Bench(WELL, known)
     await bench.at(0)
