@@ -82,7 +82,7 @@ def assemble(printed: dict[str, bytes], errors: dict[str, str]) -> Reading:
 
 
 def _is_needless(name: str, errors: dict[str, str], native: list[Table], ruleset: Ruleset) -> bool:
-    """ipset is missed only where a rule asks for a set, iptables-nft's program where nft shows a table of its kind."""
+    """Ipset is missed only where a rule asks for a set, iptables-nft's program where nft shows a table of its kind."""
     if name == "ipset":
         return not any(SET_MATCH in rule.text for rule in ruleset.rules())
     if name not in {"ip", "ip6"} or "nft" in errors:

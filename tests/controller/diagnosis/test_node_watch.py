@@ -129,7 +129,7 @@ NAMED = [
 
 @pytest.mark.parametrize(("sign", "known", "says"), NAMED)
 async def test_the_node_is_named_with_what_it_lacks(sign: str, known: Known, says: str | None) -> None:
-    """A waiting pod alone proves nothing: without a lack in the configuration or a word of the plugin nobody is blamed."""
+    """A pod that waits proves nothing: without a lack in the configuration or a word of the plugin nobody is blamed."""
     state = node_is(WELL, ready=False, reason=NO_NETWORK) if sign == "node" else with_waiting(WELL)
     bench = Bench(WELL, known)
     await bench.at(0)
