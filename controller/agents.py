@@ -145,6 +145,7 @@ class AgentRegistry:
         self._listeners: list[Callable[[AgentChanged], None]] = []
         self.batches = 0
         self.repeated = 0
+        self._missing = 0
         self.observations = 0
 
     # What is known
@@ -222,6 +223,11 @@ class AgentRegistry:
         finally:
             session.pending.pop(number, None)
 
+    @property
+    def missing(self) -> int:
+        """Batches that an agent numbered, between the first and the newest that came, and that have not come."""
+        return self._missing + sum(session.taken.missing for session in self._sessions.values())
+
     # Connections, as `controller.web` sees them
 
     def attach(self, hello: Hello, link: AgentLink) -> None:
@@ -232,6 +238,7 @@ class AgentRegistry:
         if session is None:
             session = self._sessions[hello.node] = _Session(AgentInfo(node=hello.node))
         if session.info.boot != hello.boot:
+            self._missing += session.taken.missing
             session.taken = SequenceSet()
             self._fail_pending(session, hello.boot)
         if session.link is not None and session.link is not link:

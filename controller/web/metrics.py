@@ -57,6 +57,7 @@ def _agents(services: Services) -> Iterator[Metric]:
     relayed = sum(1 for a in agents if a.connected and a.via)
     yield _gauge("kubereach_agents_relayed", "Agents that report through a neighbour.", relayed)
     yield _counter("kubereach_batches", "Batches of results received.", services.agents.batches)
+    yield _gauge("kubereach_batches_missing", "Batches that were numbered and have not come.", services.agents.missing)
     yield _counter("kubereach_batches_repeated", "Batches that were taken before.", services.agents.repeated)
 
 

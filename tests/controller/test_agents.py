@@ -243,3 +243,17 @@ def test_numbers_are_taken_once_in_bounded_memory() -> None:
     assert [taken.add(n) for n in (5, 3, 5, 4, 3)] == [True, True, False, True, False]
     assert all(taken.add(n) for n in range(10, 10 + 3 * KEPT))
     assert not any(taken.add(n) for n in (3, 4, 5, 10, 9 + 3 * KEPT))
+
+
+def test_numbers_that_were_passed_over_are_counted() -> None:
+    """What is missing is known while it may still come, and for good once it is too old to."""
+    taken = SequenceSet()
+    assert taken.missing == 0
+    for number in (7, 8, 11):
+        taken.add(number)
+    assert taken.missing == 2
+    taken.add(9)
+    assert taken.missing == 1
+    for number in range(12, 12 + 3 * KEPT):
+        taken.add(number)
+    assert taken.missing == 1
