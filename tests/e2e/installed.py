@@ -12,6 +12,7 @@ import tempfile
 import time
 import urllib.error
 from email.message import Message
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal
@@ -42,6 +43,7 @@ GONE = ("--wait=true", "--timeout=60s", "--ignore-not-found")
 Way = Literal["kustomize", "helm"]
 
 
+@cache
 def image() -> Path:
     """The archive of the image of these very sources; built by scripts/image where there is none yet."""
     names = subprocess.run(

@@ -1,0 +1,209 @@
+"""What happens in every cluster every week and is no fault: nobody is blamed, and nothing that was seen is lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from lab.state import load_state
+from tests.e2e.conftest import KUSTOMIZED
+from tests.e2e.installed import Installed
+from tests.lab.watched import OneAtATime
+
+HEALTHY_S = 60.0
+DEPLOYMENTS = 30
+LOST = {
+    "kubereach_agent_dropped_total": "results lost to a full outbox",
+    "kubereach_batches_missing": "batches not come",
+}
+
+
+def incidents(installed: Installed) -> dict[str, str]:
+    """Every incident that the controller knows, resolved ones too: what it said, by id."""
+    return {i["id"]: f"{i['causes'][0]['code']}: {i['title']}" for i in installed.get("/api/v1/incidents")}
+
+
+def lost(installed: Installed) -> dict[str, float]:
+    """What was lost on the way, by the controller's own count of agents' numbers."""
+    text = installed.ask("GET", "/metrics")[1].decode()
+    sums = {name: sum(map(float, re.findall(rf"^{name}(?:{{.*}})? (\S+)$", text, re.MULTILINE))) for name in LOST}
+    assert re.search(r"^kubereach_batches_total [1-9]", text, re.MULTILINE), "nothing was counted"
+    return {LOST[name]: count for name, count in sums.items() if count}
+
+
+@contextmanager
+def unblamed(installed: Installed, healthy_s: float = HEALTHY_S) -> Iterator[None]:
+    """Nothing is blamed meanwhile, all is healthy again afterwards, and nothing was lost."""
+    before = incidents(installed)
+    yield
+    installed.wait_healthy(healthy_s)
+    new = {key: said for key, said in incidents(installed).items() if key not in before}
+    assert new == {}, json.dumps(new)
+    assert lost(installed) == {}
+
+
+def watch(installed: Installed, seconds: float) -> None:
+    """Let time pass, and hold that nothing is blamed while it does."""
+    known = {i["id"] for i in installed.open_incidents()}
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        assert [i["title"] for i in installed.open_incidents() if i["id"] not in known] == []
+        time.sleep(0.5)
+
+
+@contextmanager
+def stopped(installed: Installed, service: str) -> Iterator[None]:
+    """A daemon of the cluster that does nothing for a while, neither alive nor gone."""
+    state = load_state(installed.spec.name)
+    assert state is not None
+    pid = state.processes[service].pid
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def busiest(installed: Installed, *, last: bool = False) -> str:
+    """The node with the most pods of the sample, or with the fewest."""
+    path = "jsonpath={range .items[*]}{.spec.nodeName} {end}"
+    found = installed.kubectl("get", "pods", "-A", "-o", path).split()
+    order = sorted((node.name for node in installed.plan.nodes), key=lambda name: -found.count(name))
+    return order[-1 if last else 0]
+
+
+@KUSTOMIZED
+def test_a_drained_node(installed: Installed) -> None:
+    """Its pods move, Services change their backends; back in service, all is as before."""
+    node = busiest(installed)
+    with unblamed(installed):
+        installed.kubectl(
+            *("drain", node, "--ignore-daemonsets", "--delete-emptydir-data", "--force", "--timeout=90s"),
+            timeout_s=100.0,
+        )
+        watch(installed, 5.0)
+        installed.kubectl("uncordon", node)
+
+
+@KUSTOMIZED
+def test_a_rescheduled_controller(installed: Installed) -> None:
+    """On another node within the minute; agents find it there, and it blames nobody for its absence."""
+    node = installed.controller_node(fresh=True)
+    installed.kubectl("cordon", node)
+    try:
+        installed.kubectl("delete", "pod", "-n", "kubereach", "-l", "app.kubernetes.io/component=controller")
+        installed.wait(lambda: installed.controller_node(fresh=True) != node, 30.0, lambda: "it stays")
+        installed.wait_healthy(HEALTHY_S)
+    finally:
+        installed.kubectl("uncordon", node)
+    reporting = [n["agent"]["state"] for n in installed.get("/api/v1/cluster")["nodes"]]
+    assert reporting == ["reporting"] * len(installed.plan.nodes)
+    watch(installed, 5.0)
+    assert incidents(installed) == {}
+    assert lost(installed) == {}
+
+
+def _deployments(replicas: int) -> str:
+    """Deployments with a Service each, in a namespace of their own."""
+    items = [{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "churn"}}]
+    for number in range(DEPLOYMENTS):
+        name = f"d{number}"
+        labels = {"app": name}
+        container = {
+            "name": "answer",
+            "image": "kubereach-lab",
+            "imagePullPolicy": "IfNotPresent",
+            "args": ["--listen", "TCP/8080"],
+            "ports": [{"containerPort": 8080}],
+            "readinessProbe": {"tcpSocket": {"port": 8080}, "periodSeconds": 1},
+        }
+        template = {
+            "metadata": {"labels": labels},
+            "spec": {"terminationGracePeriodSeconds": 1, "containers": [container]},
+        }
+        spec = {"replicas": replicas, "selector": {"matchLabels": labels}, "template": template}
+        meta = {"name": name, "namespace": "churn"}
+        items.append({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": meta, "spec": spec})
+        service = {"selector": labels, "ports": [{"port": 80, "targetPort": 8080}]}
+        items.append({"apiVersion": "v1", "kind": "Service", "metadata": meta, "spec": service})
+    return json.dumps({"apiVersion": "v1", "kind": "List", "items": items})
+
+
+@KUSTOMIZED
+def test_thirty_deployments_scaled_up_and_down(installed: Installed) -> None:
+    """Sixty pods come and go, with their Services: a Service scaled to nothing is nobody's fault."""
+    with unblamed(installed):
+        installed.kubectl("apply", "-f", "-", stdin=_deployments(2))
+        words = ("wait", "--for=condition=Available", "--timeout=120s", "-n", "churn", "deployment", "--all")
+        installed.kubectl(*words, timeout_s=130.0)
+        watch(installed, 5.0)
+        installed.kubectl("scale", "-n", "churn", "deployment", "--all", "--replicas=0")
+        watch(installed, 8.0)
+        installed.kubectl("scale", "-n", "churn", "deployment", "--all", "--replicas=1")
+        installed.kubectl(*words, timeout_s=130.0)
+        installed.kubectl("delete", "namespace", "churn", "--timeout=90s", timeout_s=100.0)
+
+
+@KUSTOMIZED
+def test_an_api_server_that_is_away_for_two_minutes(installed: Installed) -> None:
+    """The matrix stays fresh, whoever was let in stays in, and nobody is blamed, then or afterwards."""
+    with unblamed(installed, 90.0):
+        with stopped(installed, "kube-apiserver"):
+            watch(installed, 120.0)
+            cells = installed.matrix("node").values()
+            assert max(cell["age_s"] for cell in cells) < 5.0
+            assert {cell["state"] for cell in cells} == {"ok"}
+        watch(installed, 20.0)
+
+
+@KUSTOMIZED
+def test_a_stopped_kubelet(installed: Installed) -> None:
+    """The node is NotReady and its network as good as ever: it stays in the matrix, and nobody is blamed."""
+    node = busiest(installed, last=True)
+
+    def ready() -> str:
+        path = "jsonpath={.status.conditions[?(@.type=='Ready')].status}"
+        return installed.kubectl("get", "node", node, "-o", path)
+
+    with unblamed(installed, 90.0):
+        with stopped(installed, f"kubelet/{node}"):
+            installed.wait(lambda: ready() == "Unknown", 90.0, ready)
+            watch(installed, 10.0)
+            row = {cell["state"] for (source, _), cell in installed.matrix("node").items() if source == node}
+            assert row == {"ok"}
+        installed.wait(lambda: ready() == "True", 60.0, ready)
+
+
+@KUSTOMIZED
+def test_a_deleted_node(installed: Installed, installations: OneAtATime[Installed]) -> None:
+    """It leaves the matrix with its Node, and the rest stays as it was. The lab is not used afterwards."""
+    node = busiest(installed, last=True)
+    if node == installed.controller_node(fresh=True):
+        node = next(n.name for n in installed.plan.nodes if n.name != node)
+    before = incidents(installed)
+    installed.kubectl("delete", "node", node)
+
+    def rows() -> set[str]:
+        return {source for source, _ in installed.matrix("node")}
+
+    try:
+        installed.wait(lambda: node not in rows(), 30.0, rows)
+        watch(installed, 30.0)
+        assert len(rows()) == len(installed.plan.nodes) - 1
+        installed.wait_healthy(HEALTHY_S)
+        assert incidents(installed).keys() <= before.keys()
+    finally:
+        installations.end()
+
+
+@pytest.fixture(autouse=True)
+def healthy(installed: Installed) -> None:
+    """Every test begins where nothing is wrong."""
+    installed.wait_healthy(HEALTHY_S)
