@@ -30,6 +30,10 @@ TARGETS: Final = {
     "lab, all faults: named, median": Target(4),
     "lab, all faults: named, worst": Target(8),
     "lab, all faults: cleared, median": Target(3),
+    "Kubernetes, all faults: first sign, median": Target(1),
+    "Kubernetes, all faults: named, median": Target(4),
+    "Kubernetes, all faults: named, worst": Target(8),
+    "Kubernetes, all faults: cleared, median": Target(3),
 }
 
 
