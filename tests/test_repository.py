@@ -22,7 +22,7 @@ from lab.fault import all_faults
 ROOT = Path(__file__).resolve().parents[1]
 MOST_LINES = 400
 # Data, and what a tool writes.
-NOT_WRITTEN_BY_LINE = {".json", ".lock", ".md", ".mod", ".sum", ".yaml"}
+NOT_WRITTEN_BY_LINE = {".ip6tables", ".iptables", ".json", ".lock", ".md", ".mod", ".nft", ".sum", ".yaml"}
 LAYERS = {
     "model": {"model"},
     "agent": {"agent", "model"},

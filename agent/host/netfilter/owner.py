@@ -1,8 +1,7 @@
 """Who made a rule, and which Kubernetes object it serves, as far as its names and comments tell.
 
 A rule that nobody known signs is the administrator's. Names as in: kube-proxy's pkg/proxy/{iptables,nftables},
-kubelet's kubelet_network_linux.go, flannel's pkg/trafficmngr, Felix' rules package, kube-router's netpol, Docker,
-firewalld, ufw.
+kubelet's kubelet_network_linux.go, flannel's pkg/trafficmngr, Felix' rules package, kube-router's netpol, Docker, ufw.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from agent.host.netfilter.hostfirewalls import DOCKER_USER, HostFirewalls
 from agent.host.netfilter.rules import NATIVE, Chain, Rule, Table
 from agent.host.netfilter.xtables import parse
 
@@ -29,7 +29,6 @@ _CHAINS: Final = tuple(
         (r"ufw6?-", "ufw"),
         (r"f2b-", "fail2ban"),
         (r"LIBVIRT_", "libvirt"),
-        (r".*_(ZONES|ZONES_SOURCE|direct)$|(IN|FWDI|FWDO|FWD|PRE|POST|FWI|FWO)_[a-z]+", "firewalld"),
     )
 )
 _TABLES: Final = (
@@ -55,7 +54,6 @@ _COMMENTS: Final = (
 )
 _COMMENT: Final = re.compile(r'--comment "?([^"]*)"?(?= -[jgmd]|$)')
 _JUMP: Final = re.compile(r" -[jg] (\S+)")
-_DOCKER: Final = re.compile(r"(^|\s)(!\s)?-[io] (docker0|br-[0-9a-f]{12})\b")
 _NAME: Final = r"([a-z0-9](?:[-a-z0-9.]*[a-z0-9])?/[a-z0-9](?:[-a-z0-9.]*[a-z0-9])?)"
 _SERVICE: Final = re.compile(_NAME + r"(:[a-z0-9-]+)?")
 _SERVICE_CHAIN: Final = re.compile(r"KUBE-(?:SVC|SVL|EXT|FW|XLB)-([A-Z0-9]+)$")
@@ -76,6 +74,7 @@ class Owners:
 
     def __init__(self, tables: tuple[Table, ...]) -> None:
         self._by_chain: dict[tuple[str, str, str], str] = {}
+        self._firewalls = HostFirewalls(tables)
         for table in tables:
             for chain in table.chains.values():
                 self._learn(chain)
@@ -100,18 +99,19 @@ class Owners:
             for pattern, owner in _TABLES:
                 if pattern.match(rule.table):
                     return owner
-            comment, target, text = rule.comment, _target_chain(rule), ""
+            comment, target = rule.comment, _target_chain(rule)
         else:
             parsed = parse(rule.text)
-            comment, target, text = " ".join(parsed.comments), parsed.target, rule.text
-        for name in (rule.chain, target):
+            comment, target = " ".join(parsed.comments), parsed.target
+        is_users = rule.chain == DOCKER_USER and target != "RETURN"
+        for name in (target,) if is_users else (rule.chain, target):
             for pattern, owner in _CHAINS:
                 if name and pattern.match(name):
                     return owner
         for pattern, owner in _COMMENTS:
             if pattern.search(comment):
                 return owner
-        return "docker" if _DOCKER.search(text) else ADMINISTRATOR
+        return self._firewalls.owner(rule, target) or ADMINISTRATOR
 
     def target(self, rule: Rule) -> str:
         """The object that the rule serves, "" if nothing tells."""
