@@ -19,7 +19,8 @@ async def make(bench: Bench, on: str) -> Broken:
         says=f"{node.name} has no network configuration in /etc/cni/net.d",
         expected=(Expected(code=FAULT.code, kind="node", node=node.name, name=node.name),),
         probe=(),
-        undo=(Command(node.netns, ("sh", "-c", f"mv {aside}/* {folder}/ && rmdir {aside}")),),
+        # written anew: containerd does not heed a file that is moved there
+        undo=(Command(node.netns, ("sh", "-c", f"cp {aside}/* {folder}/ && rm -r {aside}")),),
     )
 
 
