@@ -13,10 +13,11 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from cli.manifests import ManifestError, Manifests, read_manifests
+from cli.documents import ManifestError
+from cli.manifests import Manifests, read_manifests
 from cli.policy_output import difference_out, relation_out, why_out
 from cli.policy_why import Asked, QuestionError, ask
-from controller.policy import PolicyModel, Profile, Relation, relation
+from controller.policy import PolicyModel, Profile, Relation, TooManyPeersError, relation
 from controller.policy.difference import difference
 
 USAGE_ERROR = 2
@@ -29,6 +30,10 @@ def main(argv: Sequence[str]) -> int:
     command = commands.get(words[0]) if words else None
     try:
         return command(words[1:]) if command is not None else _relation(words)
+    except TooManyPeersError as error:
+        further = "; ask for one pair, kubereach policy why A B, or for less: --by workload, fewer files"
+        print(f"kubereach policy: {error}{further}", file=sys.stderr)
+        return USAGE_ERROR
     except (ManifestError, QuestionError) as error:
         print(f"kubereach policy: {error}", file=sys.stderr)
         return USAGE_ERROR
@@ -64,7 +69,7 @@ def _relation(words: list[str]) -> int:
     parser.add_argument("-f", "--filename", nargs="+", action="extend", required=True, metavar="DIR_OR_FILE")
     _by(parser)
     args = parser.parse_args(words)
-    manifests = read_manifests(args.filename)
+    manifests = _read(args.filename)
     relation_out(_whole(manifests, args), manifests, _model(manifests, args), args.output)
     return 0
 
@@ -79,7 +84,7 @@ def _diff(words: list[str]) -> int:
     args = parser.parse_args(words)
     if len(args.filename) != 2:
         parser.error("-f must be given twice: -f OLD… -f NEW…")
-    old, new = (read_manifests(group) for group in args.filename)
+    old, new = (_read(group) for group in args.filename)
     difference_out(difference(_whole(old, args), _whole(new, args)), args.output)
     return 0
 
@@ -93,11 +98,18 @@ def _why(words: list[str]) -> int:
     parser.add_argument("--proto", choices=("tcp", "udp", "sctp", "icmp"), default="tcp", type=str.lower)
     parser.add_argument("--family", type=int, choices=(4, 6))
     args = parser.parse_args(words)
-    manifests = read_manifests(args.filename)
+    manifests = _read(args.filename)
     asked = Asked(args.source, args.destination, args.proto.upper(), args.port, args.family)
     answer = ask(_model(manifests, args), manifests, asked)
     why_out(answer, args.output)
     return {True: 0, False: 1, None: 3}[answer.allowed]
+
+
+def _read(paths: list[str]) -> Manifests:
+    manifests = read_manifests(paths)
+    for note in manifests.notes:
+        print(f"kubereach policy: {note}", file=sys.stderr)
+    return manifests
 
 
 def _model(manifests: Manifests, args: argparse.Namespace) -> PolicyModel:

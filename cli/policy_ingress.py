@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from cli.manifests import ManifestError, Manifests
+from cli.documents import ManifestError
+from cli.manifests import Manifests
 from controller.policy import ObjectError, Pod, PodRef, PolicyModel, Service, resolve_service
 from controller.policy.objects import ServicePort
 from controller.policy.parse import Field, namespace_of, read_object
@@ -30,11 +31,11 @@ def ingress_rows(manifests: Manifests, model: PolicyModel) -> list[dict[str, Any
     asked = model.replace(pods=[*manifests.pods, controller])
     found: dict[tuple[str, str, int], list[str]] = {}
     services = {(service.namespace, service.name): service for service in manifests.services}
-    for raw in manifests.ingresses:
+    for document in manifests.ingresses:
         try:
-            wanted = list(_backends(raw, services))
+            wanted = list(_backends(document.raw, services))
         except ObjectError as error:
-            raise ManifestError(str(error)) from None
+            raise ManifestError(f"{document.at(error.path)}: {error}") from None
         for label, service, entry in wanted:
             for backend in resolve_service(service, manifests.pods, entry.port):
                 key = (backend.namespace, backend.name, backend.port)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import msgspec
 import yaml
 from rich.console import Console
 from rich.table import Table
@@ -118,8 +118,7 @@ def _peer_text(peer: PeerName | RangeName) -> str:
 
 def _structured(whole: Any, form: str) -> None:
     if form == "json":
-        json.dump(whole, sys.stdout, indent=1, ensure_ascii=False)
-        print()
+        print(msgspec.json.format(msgspec.json.encode(whole), indent=1).decode())
     else:
         yaml.safe_dump(whole, sys.stdout, sort_keys=False, allow_unicode=True)
 

@@ -11,7 +11,7 @@ from controller.policy.objects import Namespace, Node, ObjectError, Pod, Policy,
 from controller.policy.parse import make_namespace, parse_namespace, parse_node, parse_pod, parse_service
 from controller.policy.parse_policy import POLICY_KINDS, parse_policy
 from controller.policy.peers import AddressRef, Decision, NodeRef, PeerRef, PodRef, UnknownPeerError
-from controller.policy.relation import Block, PeerName, RangeName, Relation, Row, blocks, relation
+from controller.policy.relation import Block, PeerName, RangeName, Relation, Row, TooManyPeersError, blocks, relation
 from controller.policy.services import Backend, resolve_service
 from controller.policy.workloads import expand_workload
 
@@ -37,6 +37,7 @@ __all__ = [
     "Relation",
     "Row",
     "Service",
+    "TooManyPeersError",
     "UnknownPeerError",
     "blocks",
     "expand_workload",

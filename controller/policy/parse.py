@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from datetime import date, datetime
 from ipaddress import ip_address
 from typing import Any, NoReturn
 
@@ -299,6 +300,7 @@ def _requirement(item: Field) -> Requirement:
 
 def _kind(value: Any) -> str:
     names = {dict: "a mapping", list: "a list", str: "a string", bool: "true or false", type(None): "nothing"}
+    names |= {date: "a date", datetime: "a date"}
     return names.get(type(value), f"the number {value}" if isinstance(value, int | float) else "something else")
 
 

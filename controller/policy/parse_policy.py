@@ -7,7 +7,7 @@ Source of the rules: kubernetes/pkg/apis/networking (v1 defaults and validation)
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from typing import Any
 
 from controller.policy.objects import (
@@ -28,6 +28,12 @@ from controller.policy.parse import Field, name_of, namespace_of, read_object
 
 _RELATIVE = ("namespaceSelector", "sameLabels", "notSameLabels")
 _ACTIONS = {"Allow": Action.ALLOW, "Accept": Action.ALLOW, "Deny": Action.DENY, "Pass": Action.PASS}
+_ACTIONS_OF = {
+    "AdminNetworkPolicy": ("Allow", "Deny", "Pass"),
+    "BaselineAdminNetworkPolicy": ("Allow", "Deny"),
+    # Drafts of v1alpha2 said Allow.
+    "ClusterNetworkPolicy": ("Accept", "Deny", "Pass", "Allow"),
+}
 
 
 def parse_policy(raw: Mapping[str, Any]) -> Policy:
@@ -107,13 +113,17 @@ def _cidr(field: Field) -> Network:
     text = field.text()
     if not text:
         field.fail("is required")
-    if "/" not in text:
+    address, slash, length = text.partition("/")
+    if not slash:
         field.fail(f"{text!r} is no CIDR: it has no '/' and length")
     try:
-        # Host bits are not an error: the API keeps them and plugins mask them.
-        return ip_network(text, strict=False)
-    except ValueError as error:
-        field.fail(f"{text!r} is no CIDR: {error}")
+        longest = ip_address(address).max_prefixlen
+    except ValueError:
+        field.fail(f"{text!r} is no CIDR: {address!r} is no IP address")
+    if not (length.isascii() and length.isdecimal() and int(length) <= longest) or "%" in address:
+        field.fail(f"{text!r} is no CIDR: its length must be a number from 0 to {longest}")
+    # Host bits are not an error: the API keeps them and plugins mask them.
+    return ip_network(text, strict=False)
 
 
 def _network_port(item: Field) -> PortRule:
@@ -160,22 +170,22 @@ def _admin(field: Field, tier: Tier, priority: int) -> Policy:
         chosen = PodsPeer(namespaces=namespaces.selector())
     else:
         chosen = PodsPeer(namespaces=pods.get("namespaceSelector").selector(), pods=pods.get("podSelector").selector())
-    passing = field.value["kind"] != "BaselineAdminNetworkPolicy"
+    actions = _ACTIONS_OF[field.value["kind"]]
     return Policy(
         kind=field.value["kind"],
         name=name_of(field),
         tier=tier,
         subject=chosen,
         priority=priority,
-        ingress=tuple(_admin_rule(item, "from", passing=passing) for item in spec.get("ingress").items()),
-        egress=tuple(_admin_rule(item, "to", passing=passing) for item in spec.get("egress").items()),
+        ingress=tuple(_admin_rule(item, "from", actions) for item in spec.get("ingress").items()),
+        egress=tuple(_admin_rule(item, "to", actions) for item in spec.get("egress").items()),
     )
 
 
-def _admin_rule(item: Field, side: str, *, passing: bool) -> Rule:
+def _admin_rule(item: Field, side: str, actions: tuple[str, ...]) -> Rule:
     action = item.get("action")
-    if action.text() not in _ACTIONS or (action.text() == "Pass" and not passing):
-        action.fail(f"unknown action {action.text()!r}")
+    if action.text() not in actions:
+        action.fail(f"unknown action {action.text()!r}; one of {', '.join(actions[:3])}")
     peers = item.get(side).items()
     if not peers:
         item.get(side).fail("needs at least one peer")

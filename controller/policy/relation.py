@@ -19,6 +19,11 @@ from controller.policy.objects import PROTOCOLS, NamedPort, Owner, Pod
 from controller.policy.ports import ALL, Ranges, ranges
 
 DEFAULT = "no policy selects either side"
+MAX_PEERS = 500
+
+
+class TooManyPeersError(ValueError):
+    """More peers than a relation pair by pair is of use for; the text says how many."""
 
 
 class PeerName(Struct, frozen=True, order=True):
@@ -81,8 +86,15 @@ def relation(
     By workload a row holds where any pod of the source reaches any pod of the destination. `owner_of` gives a pod's
     workload where its own `owner` is not the last word. Pairs of a peer with itself, and range to range, are left
     out, as are pods that have ended.
+
+    Raises:
+        TooManyPeersError: there are more than MAX_PEERS.
+
     """
-    return _Writer(model).write(_groups(model, by, owner_of or _owner))
+    groups = _groups(model, by, owner_of or _owner)
+    if len(groups) > MAX_PEERS:
+        raise TooManyPeersError(f"{len(groups)} {by}s are more than the {MAX_PEERS} whose relation is written out")
+    return _Writer(model).write(groups)
 
 
 def _owner(pod: Pod) -> Owner:
@@ -118,13 +130,15 @@ class _Writer:
                 found.append((name, span, cell))
             for name, cell in entering.items():
                 found.append((span, name, cell))
+        spans: dict[int, tuple[list[tuple[str, Ranges]], list[tuple[str, Ranges]]]] = {}
         allowed, unknown = [], []
         for first, second, cell in found:
-            for protocol in PROTOCOLS:
-                if passing := ranges(cell.allowed, protocol):
-                    allowed.append(Row(first, second, protocol, passing, cell.because))
-                if open_ := ranges(cell.unknown, protocol):
-                    unknown.append(Row(first, second, protocol, open_, cell.because))
+            # Cells are few and shared; `found` keeps them, so that an id stands for one cell.
+            if id(cell) not in spans:
+                spans[id(cell)] = (_spans(cell.allowed), _spans(cell.unknown))
+            passing, open_ = spans[id(cell)]
+            allowed += [Row(first, second, protocol, ports, cell.because) for protocol, ports in passing]
+            unknown += [Row(first, second, protocol, ports, cell.because) for protocol, ports in open_]
         return Relation(tuple(allowed), tuple(unknown))
 
     def _between(self, senders: list[Pod], receivers: list[Pod]) -> _Cell:
@@ -183,6 +197,10 @@ class _Writer:
         pods = self.universe.pods.values()
         second = len(self.universe.cuts[1]) > 1 or any(":" in address for pod in pods for address in pod.addresses)
         return (0, 1) if second else (0,)
+
+
+def _spans(bits: int) -> list[tuple[str, Ranges]]:
+    return [(protocol, found) for protocol in PROTOCOLS if (found := ranges(bits, protocol))]
 
 
 def _merge(cells: list[_Cell]) -> _Cell:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from cli.manifests import FILE_LIMIT
+from cli.documents import FILE_LIMIT
 from cli.policy import main
 from tests.controller.policy.building import truth
 
@@ -261,6 +261,22 @@ BROKEN = {
     "deep": ("[" * 400_000, "in.yaml:1:501: is no YAML: nested too deeply"),
     "deep-blocks": ("- " * 100_000 + "a", "in.yaml:1:1001: is no YAML: nested too deeply"),
     "empty": ("# nothing\n", "no Kubernetes object found"),
+    "misspelled": (POLICY.replace("ports:", "port:"),
+                   "in.yaml:12:5: NetworkPolicy pay/allow-shop: spec.ingress[0].port: unknown field; did you mean"),
+    "label": (POLICY.replace("{app: frontend}", "{app: front end}"), "in.yaml:11:35: NetworkPolicy pay/allow-shop"),
+    "old-version": (POLICY.replace("networking.k8s.io/v1", "extensions/v1beta1"), "in.yaml:1:1: NetworkPolicy"),
+    "mask": (POLICY.replace("namespaceSelector: {}\n      podS", "ipBlock: {cidr: 10.0.0.0/255.0.0.0}\n    - podS"),
+             "'10.0.0.0/255.0.0.0' is no CIDR: its length must be a number from 0 to 32"),
+    "template": ("metadata:\n  name: {{ .Values.name }}\n", "(a template? Render it first: helm template)"),
+    "tab": ("kind: A\nmetadata:\n\tname: b\n", "in.yaml:3:1: is no YAML"),
+    "merges": ("a0: &a0 {k: 1}\n" + "".join(f"a{i + 1}: &a{i + 1} {{<<: [*a{i}, *a{i}]}}\n" for i in range(30)),
+               "is no YAML: merges more than 10000 keys"),
+    "aliases": ("a: &a\n  b: *a\n", "in.yaml:1:1: document: is no Kubernetes object"),
+    "windows": (POLICY.replace("8443", "70000").replace("\n", "\r\n"), "in.yaml:13:7: NetworkPolicy pay/allow-shop"),
+    "list": ("apiVersion: v1\nkind: List\nitems: [{apiVersion: v1, kind: Pod}]\n", "in.yaml:3:9: Pod: metadata.name"),
+    "date": ("apiVersion: v1\nkind: Pod\nmetadata: {name: 2026-01-01}\n", "must be a string, not a date (quote it)"),
+    "ingress": (f"{INGRESS.replace('[{http', '{http').replace('}]}}]', '}]}}')}---\n{SHOP}",
+                "in.yaml:5:3: Ingress pay/shop"),
 }  # fmt: skip
 
 
@@ -290,6 +306,48 @@ def test_broken_json_gives_line_and_column(tmp_path: Path, capsys: Capture) -> N
     (tmp_path / "in.json").write_text(json.dumps(broken, indent="\t"))
     assert main(["-f", str(tmp_path / "in.json")]) == 2
     assert "in.json:28:7: NetworkPolicy" in one_line(capsys)
+
+
+def test_json_comes_as_one_object_after_the_other(tmp_path: Path, capsys: Capture) -> None:
+    """As kubectl and jq write it; errors of the second object have its lines, and no key stands twice."""
+    pods = [json.dumps({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}}) for name in "ab"]
+    for name in ("in.json", "pipe"):
+        (tmp_path / name).write_text("\n".join(pods))
+        assert main(["-f", str(tmp_path / name), "-o", "json"]) == 0
+        assert {row["source"].get("name") for row in rows(capsys)} == {"a", "b", None}
+    (tmp_path / "in.json").write_text(f"{pods[0]}\n\n  {pods[0]}")
+    assert main(["-f", str(tmp_path / "in.json")]) == 2
+    assert "in.json:3:52: Pod a: metadata.name: the same Pod stands already at" in one_line(capsys)
+    (tmp_path / "in.json").write_text('{"kind": "Pod",\n "kind": "Node"}')
+    assert main(["-f", str(tmp_path / "in.json")]) == 2
+    assert "in.json:2:2: is no JSON: key 'kind' twice" in one_line(capsys)
+
+
+def test_utf16_is_named(tmp_path: Path, capsys: Capture) -> None:
+    """What a Windows shell writes by default is refused with the mend; a mark of UTF-8 is no error."""
+    (tmp_path / "in.yaml").write_bytes(POLICY.encode("utf-16"))
+    assert main(["-f", str(tmp_path / "in.yaml")]) == 2
+    assert "in.yaml:1:1: is UTF-16 text; save it as UTF-8" in one_line(capsys)
+    (tmp_path / "in.yaml").write_bytes(POLICY.encode("utf-8-sig"))
+    assert main(["-f", str(tmp_path / "in.yaml")]) == 0
+
+
+def test_policies_of_another_api_are_left_out_aloud(manifests: Path, capsys: Capture) -> None:
+    """A kind may be called NetworkPolicy, or Service, in somebody else's API; of a policy one line says so."""
+    other = POLICY.replace("networking.k8s.io/v1", "projectcalico.org/v3")
+    knative = "apiVersion: serving.knative.dev/v1\nkind: Service\nmetadata: {name: payments, namespace: pay}\n"
+    (manifests / "other.yaml").write_text(f"{other}---\n{knative}")
+    assert main(["-f", str(manifests)]) == 0
+    assert "other.yaml:1:1: NetworkPolicy of projectcalico.org/v3 is not understood" in one_line(capsys)
+
+
+def test_a_relation_that_nobody_could_read_is_not_written(tmp_path: Path, capsys: Capture) -> None:
+    """Beyond some hundred peers the pairs are too many; a question for one pair is answered all the same."""
+    text = "---\n".join(f"apiVersion: v1\nkind: Pod\nmetadata: {{name: p{at}}}\n" for at in range(501))
+    (tmp_path / "in.yaml").write_text(text)
+    assert main(["-f", str(tmp_path)]) == 2
+    assert "501 pods are more than the 500 whose relation is written out" in one_line(capsys)
+    assert main(["why", "default/p1", "default/p2", "--port", "80", "-f", str(tmp_path)]) == 0
 
 
 def test_a_file_beyond_the_limit_is_refused_unread(tmp_path: Path, capsys: Capture) -> None:
