@@ -28,7 +28,7 @@ from agent.relay import Relay, among
 from agent.uplink import Settings, Uplink
 from model.ports import CONTROLLER_PORT, HOST_ECHO_PORT, RELAY_PORT
 from model.probes import Observation, Plan, RelayPeer
-from model.protocol import Answer, FromController, Hello, Order, PlanUpdate, Status
+from model.protocol import Answer, Cue, FromController, Hello, Order, PlanUpdate, Status
 
 VERSION: Final = "0.1.0"
 _RETRY_S: Final = 5.0
@@ -209,6 +209,8 @@ class Agent:
             self._uplink.answer(Answer(order=message.order))
         elif isinstance(message, Order):
             self._orders.start(message)
+        elif isinstance(message, Cue):
+            self._orders.cue(message)
 
     def _slim_later(self) -> None:
         if self._slimmer is not None:

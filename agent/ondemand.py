@@ -1,4 +1,4 @@
-"""Orders: probes and facts on demand, each in a child process, so that the resident agent stays small and quick.
+"""Orders: probes, facts and traces, each in a child process, so that the resident agent stays small and quick.
 
 Must leave no child behind: each has a process group of its own that is killed at its deadline, and is reaped.
 """
@@ -20,7 +20,8 @@ from agent.host.ruletrace import leftovers
 from agent.netns import NamespaceError, call_in, find, find_quickly
 from model.facts import Facts, FactsOrder
 from model.probes import ProbeOrder, ProbeResult, Vantage
-from model.protocol import MAX_MESSAGE_BYTES, Answer, Armed, Order
+from model.protocol import MAX_MESSAGE_BYTES, Answer, Armed, Cue, Order
+from model.trace import MAX_KEPT, MAX_PACKETS, Traced, TraceOrder
 
 MAX_RUNNING: Final = 4
 MAX_WAITING: Final = 32
@@ -28,6 +29,8 @@ MAX_COUNT: Final = 10_000
 MAX_PROBES_PER_S: Final = 1000
 MAX_SIZE: Final = 65_507
 MAX_TIMEOUT_MS: Final = 120_000
+MAX_WATCHED: Final = 8
+MAX_CUES: Final = 4
 _MAX_STDERR: Final = 4096
 
 
@@ -49,6 +52,8 @@ def refusal(order: Order) -> str:
     """Why an order is not carried out at all, "" if it is: the caps on what one may ask for."""
     if not 0 < order.timeout_ms <= MAX_TIMEOUT_MS:
         return f"a timeout of {order.timeout_ms} ms is not between 1 and {MAX_TIMEOUT_MS}"
+    if order.trace is not None:
+        return _trace_refusal(order.trace)
     probe = order.probe
     if probe is None:
         return "" if order.facts is not None else "the order asks for nothing"
@@ -65,6 +70,23 @@ def refusal(order: Order) -> str:
     return ""
 
 
+def _trace_refusal(trace: TraceOrder) -> str:
+    if not 1 <= len(trace.vantages) <= MAX_WATCHED:
+        return f"{len(trace.vantages)} namespaces to watch are not between 1 and {MAX_WATCHED}"
+    if not 0 < trace.limit_ms <= MAX_TIMEOUT_MS or not 0 <= trace.keep <= MAX_KEPT:
+        return "the trace is too long or keeps too much"
+    burst = trace.burst
+    if burst is None:
+        return ""
+    if not 1 <= burst.count <= MAX_PACKETS:
+        return f"a count of {burst.count} is not between 1 and {MAX_PACKETS}"
+    if burst.count > 1 and burst.interval_ms * MAX_PROBES_PER_S < 1000:
+        return f"more than {MAX_PROBES_PER_S} packets a second are not sent"
+    if not 0 <= burst.size <= MAX_SIZE or not 0 <= burst.port <= 65535:
+        return "a size or port is out of range"
+    return ""
+
+
 class Orders:
     """Carries out orders, at most four at once. `answer` and `armed` send to the controller."""
 
@@ -74,6 +96,13 @@ class Orders:
         self._armed = armed
         self._slots = asyncio.Semaphore(MAX_RUNNING)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._cues: dict[int, asyncio.Queue[str]] = {}
+
+    def cue(self, cue: Cue) -> None:
+        """Hand a cue on to the trace that it is for."""
+        waiting = self._cues.get(cue.order)
+        if waiting is not None and not waiting.full():
+            waiting.put_nowait(cue.cue)
 
     def start(self, order: Order) -> None:
         """Take an order; its answer comes in any case, unless the agent ends first."""
@@ -101,6 +130,8 @@ class Orders:
                     answer = Answer(order=order.order, probe=await self._probe(order.probe))
                 elif order.facts is not None:
                     answer = Answer(order=order.order, facts=await self._facts(order.order, order.facts))
+                elif order.trace is not None:
+                    answer = Answer(order=order.order, trace=await self._trace(order.order, order.trace))
                 else:
                     return
         except TimeoutError:
@@ -130,8 +161,7 @@ class Orders:
         netns = await self._namespace(facts.vantage)
         arguments = ["agent.host", "--netns", netns]
         arguments += ["--cni-conf-dir", self._places.cni_conf_dir, "--cni-bin-dir", self._places.cni_bin_dir]
-        listens = facts.tap is not None or facts.rule_trace_asked is not None
-        on_armed = (lambda: self._armed(Armed(order=number))) if listens else None
+        on_armed = (lambda: self._armed(Armed(order=number))) if facts.rule_trace_asked is not None else None
         try:
             lines = await self._run(arguments, msgspec.json.encode(facts), on_armed)
         except BaseException:
@@ -145,8 +175,33 @@ class Orders:
         except msgspec.DecodeError as error:
             raise _OrderError(f"the facts are not understood: {error}") from None
 
-    async def _run(self, arguments: list[str], stdin: bytes, on_armed: Callable[[], None] | None) -> bytes:
-        """Run a child to its end and return its last line. Raises _OrderError; at cancellation the child is killed."""
+    async def _trace(self, number: int, trace: TraceOrder) -> Traced:
+        arguments = ["agent.wire", "--parent", str(os.getpid())]
+        for vantage in trace.vantages:
+            arguments += ["--netns", await self._namespace(vantage)]
+        cues = self._cues[number] = asyncio.Queue(MAX_CUES)
+        try:
+            line = await self._run(
+                arguments, msgspec.json.encode(trace), lambda: self._armed(Armed(order=number)), cues
+            )
+        finally:
+            del self._cues[number]
+        try:
+            return msgspec.json.decode(line, type=Traced)
+        except msgspec.DecodeError as error:
+            raise _OrderError(f"the trace is not understood: {error}") from None
+
+    async def _run(
+        self,
+        arguments: list[str],
+        stdin: bytes,
+        on_armed: Callable[[], None] | None,
+        cues: asyncio.Queue[str] | None = None,
+    ) -> bytes:
+        """Run a child to its end and return its last line. Raises _OrderError; at cancellation the child is killed.
+
+        `cues` are lines for its standard input behind `stdin`, which otherwise ends there.
+        """
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-E",
@@ -163,14 +218,20 @@ class Orders:
             if process.stdin is None or process.stdout is None or process.stderr is None:
                 raise _OrderError("the child has no pipes")
             errors = asyncio.ensure_future(_tail(process.stderr))
+            prompter = None
             try:
                 process.stdin.write(stdin + b"\n")
-                process.stdin.close()
+                if cues is None:
+                    process.stdin.close()
+                else:
+                    prompter = asyncio.ensure_future(_prompt(process.stdin, cues))
                 last = await _last_line(process.stdout, on_armed)
                 code = await process.wait()
                 said = await errors
             finally:
                 errors.cancel()
+                if prompter is not None:
+                    prompter.cancel()
             if code or not last:
                 words = said.decode("utf-8", "replace").strip().splitlines()
                 raise _OrderError(f"{arguments[0]} ended with code {code}: {words[-1] if words else 'no message'}")
@@ -195,6 +256,14 @@ async def _last_line(stdout: asyncio.StreamReader, on_armed: Callable[[], None] 
             on_armed()
             continue
         last = line
+
+
+async def _prompt(stdin: asyncio.StreamWriter, cues: asyncio.Queue[str]) -> None:
+    """Hand cues to a child until it has ended."""
+    with suppress(OSError):
+        while True:
+            stdin.write((await cues.get()).encode() + b"\n")
+            await stdin.drain()
 
 
 async def _tail(stderr: asyncio.StreamReader) -> bytes:

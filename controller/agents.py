@@ -10,10 +10,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from functools import partial
+from typing import Final, Literal
 
 import msgspec
 
+from controller.agent_link import AgentLink
 from controller.sequence import SequenceSet
 from model.clock import Clock
 from model.facts import Facts, FactsOrder
@@ -23,8 +25,8 @@ from model.protocol import (
     Answer,
     Armed,
     Batch,
+    Cue,
     FromAgent,
-    FromController,
     Goodbye,
     Hello,
     LinkEvent,
@@ -32,10 +34,9 @@ from model.protocol import (
     PlanUpdate,
     Status,
     Welcome,
-    encode,
 )
+from model.trace import Traced, TraceOrder
 
-LINK_QUEUE: Final = 256
 MAX_ORDERS: Final = 64
 MAX_LINK_EVENTS: Final = 64
 SILENT_AFTER_S: Final = 12.0
@@ -84,34 +85,6 @@ class AgentChanged(msgspec.Struct, frozen=True):
     new: AgentInfo
 
 
-class AgentLink:
-    """One connection of an agent: frames to send, in order, and whether it has to close and why."""
-
-    def __init__(self, node: str) -> None:
-        """An open link with nothing to send."""
-        self.node = node
-        self.closing = ""
-        self.frames: asyncio.Queue[bytes] = asyncio.Queue(LINK_QUEUE)
-        self.closed = asyncio.Event()
-
-    def send(self, message: FromController) -> bool:
-        """Queues a message. False, and the link closes, if the agent does not take them."""
-        if self.closed.is_set():
-            return False
-        try:
-            self.frames.put_nowait(encode(message))
-        except asyncio.QueueFull:
-            self.close("the agent does not read")
-            return False
-        return True
-
-    def close(self, reason: str) -> None:
-        """Asks whoever holds the socket to close it."""
-        if not self.closed.is_set():
-            self.closing = reason
-            self.closed.set()
-
-
 @dataclass(slots=True)
 class _Pending:
     answer: asyncio.Future[Answer | OrderError]
@@ -127,6 +100,9 @@ class _Session:
     pending: dict[int, _Pending] = field(default_factory=dict)
     plan: Plan | None = None
 
+
+Prompt = Callable[[Literal["send", "end"]], None]
+"""Gives a running trace its cue."""
 
 Ingest = Callable[[str, tuple[Observation, ...], float], None]
 
@@ -179,11 +155,21 @@ class AgentRegistry:
     async def facts(
         self, node: str, order: FactsOrder, timeout_s: float, armed: Callable[[], None] | None = None
     ) -> Facts | OrderError:
-        """Asks a node for facts; `armed` is called once its tap listens. Ends within `timeout_s`."""
-        answer = await self._order(node, timeout_s, facts=order, armed=armed)
+        """Asks a node for facts; `armed` is called once its rule trace listens. Ends within `timeout_s`."""
+        steer = None if armed is None else lambda _prompt: armed()
+        answer = await self._order(node, timeout_s, facts=order, steer=steer)
         if isinstance(answer, OrderError):
             return answer
         return answer.facts if answer.facts is not None else _no_answer(node, answer)
+
+    async def trace(
+        self, node: str, order: TraceOrder, timeout_s: float, armed: Callable[[Prompt], None]
+    ) -> Traced | OrderError:
+        """Has a node watch for (and send) a burst; `armed` gets what its cues are given by, once it watches."""
+        answer = await self._order(node, timeout_s, trace=order, steer=armed)
+        if isinstance(answer, OrderError):
+            return answer
+        return answer.trace if answer.trace is not None else _no_answer(node, answer)
 
     async def sweep(self, node: str, timeout_s: float) -> OrderError | None:
         """Has a node make every probe of its plan now; None once it has begun."""
@@ -199,8 +185,9 @@ class AgentRegistry:
         *,
         probe: ProbeOrder | None = None,
         facts: FactsOrder | None = None,
+        trace: TraceOrder | None = None,
         sweep: bool = False,
-        armed: Callable[[], None] | None = None,
+        steer: Callable[[Prompt], None] | None = None,
     ) -> Answer | OrderError:
         session = self._sessions.get(node)
         if session is None or session.link is None or session.link.closed.is_set():
@@ -210,7 +197,8 @@ class AgentRegistry:
         number = self._next_order
         self._next_order += 1
         timeout_ms = max(1, int((timeout_s - min(ORDER_GRACE_S, timeout_s / 4)) * 1000))
-        order = Order(order=number, timeout_ms=timeout_ms, probe=probe, facts=facts, sweep=sweep)
+        order = Order(order=number, timeout_ms=timeout_ms, probe=probe, facts=facts, trace=trace, sweep=sweep)
+        armed = partial(steer, partial(self._cue, session, number)) if steer is not None else None
         future: asyncio.Future[Answer | OrderError] = asyncio.get_running_loop().create_future()
         session.pending[number] = _Pending(future, armed, session.info.boot)
         try:
@@ -227,6 +215,11 @@ class AgentRegistry:
     def missing(self) -> int:
         """Batches that an agent numbered, between the first and the newest that came, and that have not come."""
         return self._missing + sum(session.taken.missing for session in self._sessions.values())
+
+    @staticmethod
+    def _cue(session: _Session, number: int, cue: Literal["send", "end"]) -> None:
+        if number in session.pending and session.link is not None:
+            session.link.send(Cue(order=number, cue=cue))
 
     # Connections, as `controller.web` sees them
 

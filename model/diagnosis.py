@@ -63,7 +63,13 @@ class Expectation(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defa
 
 
 class Hop(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Packets of the probe seen at one device of the way, in order. `reply` on the way back."""
+    """Packets of a trace seen at one device of the way, in order. `reply` on the way back.
+
+    `namespace` is NAMESPACE/NAME of the pod, "" for the host; `device` "socket" is what the kernel handed up to a
+    socket. `at_us` counts from when the same packet was first seen on this node: times of two nodes are not comparable.
+    `packets` are all that were seen, `numbers` how many different ones; `lost` of them were seen nowhere behind this.
+    `outer` is "a>b" in a tunnel, `translated` what changed since the hop before, `error` an ICMP error and its sender.
+    """
 
     node: str
     device: str
@@ -73,6 +79,73 @@ class Hop(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     reply: bool = False
     namespace: str = ""
     outer: str = ""
+    source: str = ""
+    destination: str = ""
+    numbers: int = 0
+    lost: int = 0
+    repeated: int = 0
+    reordered: int = 0
+    resets: int = 0
+    translated: str = ""
+    error: str = ""
+
+
+class Stop(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Where packets of a trace were seen last. `packets` of `of` ended there.
+
+    `place`: sender (no device of the source took them), node (inside a host or pod: after `device`), between (left
+    `between[0]`, never reached `between[1]`), destination (delivered there, nothing came back), outside (left the
+    cluster), unwatched (the next node could not be watched). `error` is an ICMP error or errno that told of it.
+    """
+
+    place: str
+    says: str
+    packets: int
+    of: int
+    node: str = ""
+    namespace: str = ""
+    device: str = ""
+    direction: str = ""
+    reply: bool = False
+    between: tuple[str, ...] = ()
+    error: str = ""
+
+
+class TraceSummary(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A trace as a whole: packets sent, answered, rejected by an error, lost; and where most of them stopped.
+
+    `repeated` were sent again for want of an answer (TCP); `duplicates`, `reordered` and `resets` are of the answers as
+    the source saw them. `network_us`: time on the wire there and back, without that spent on either host. `missing`
+    says what could not be watched.
+    """
+
+    sent: int
+    answered: int
+    rejected: int = 0
+    lost: int = 0
+    repeated: int = 0
+    duplicates: int = 0
+    reordered: int = 0
+    resets: int = 0
+    network_us: int = 0
+    stop: Stop | None = None
+    missing: tuple[str, ...] = ()
+
+
+class Captured(msgspec.Struct, frozen=True, array_like=True):
+    """A captured packet, for a capture file: where, which packet of the burst on which way, and its octets from the IP
+    header on; `at_ns` is the wall clock of its node, `length` what was on the wire.
+    """
+
+    node: str
+    namespace: str
+    device: str
+    direction: str
+    way: str
+    number: int
+    at_ns: int
+    length: int
+    data: bytes
 
 
 class ProbeReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,6 +157,8 @@ class ProbeReport(msgspec.Struct, frozen=True, kw_only=True):
     verdict: Verdict
     causes: tuple[Cause, ...] = ()
     hops: tuple[Hop, ...] = ()
+    trace: TraceSummary | None = None
+    capture: tuple[Captured, ...] = ()
     attempts: tuple[dict[str, Any], ...] = ()
     ruled_out: tuple[str, ...] = ()
     missing_evidence: tuple[str, ...] = ()

@@ -248,52 +248,6 @@ class Resolution(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     error: str = ""
 
 
-class TapQuery(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Count packets of one flow at every device of the namespace for `duration_ms`, both directions.
-
-    A packet counts if its own or its VXLAN-inner addresses and protocol match, either way round; ports where not 0.
-    `source_port` is the echo identifier for icmp; an empty `source` is anybody.
-    """
-
-    family: int
-    source: str
-    destination: str
-    protocol: str
-    port: int = 0
-    source_port: int = 0
-    duration_ms: int = 1500
-
-
-class Burst(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Packets to be sent from the namespace once the order's tap listens: TCP SYNs, UDP datagrams or echo requests.
-
-    `source_port` is the echo identifier for icmp and icmpv6. At most 1000, in at most 10 s.
-    """
-
-    family: int
-    source: str
-    destination: str
-    protocol: str
-    source_port: int
-    port: int = 0
-    count: int = 3
-    interval_ms: int = 20
-
-
-class TapCount(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Packets of the flow seen at one device. `direction` in/out of the device; `reply` the way back;
-    `outer` names the tunnel's outer addresses "a>b" if the packet was seen encapsulated; `first_us` since the tap
-    began.
-    """
-
-    device: str
-    direction: str
-    packets: int
-    reply: bool = False
-    outer: str = ""
-    first_us: int = 0
-
-
 class FactsOrder(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Which facts, of which namespace. `subjects` are field names of `Facts`; the queries are answered in addition."""
 
@@ -304,8 +258,6 @@ class FactsOrder(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     droppers_asked: tuple[Packet, ...] = ()
     resolve_asked: tuple[str, ...] = ()
     conntrack_asked: tuple[ConntrackQuery, ...] = ()
-    tap: TapQuery | None = None
-    burst: Burst | None = None
     rule_trace_asked: RuleTraceQuery | None = None
 
 
@@ -331,7 +283,5 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     walks: tuple[Walk, ...] | None = None
     droppers: tuple[Dropper, ...] | None = None
     resolved: tuple[Resolution, ...] | None = None
-    tap: tuple[TapCount, ...] | None = None
-    burst_sent: int | None = None
     rule_trace: RuleTrace | None = None
     errors: dict[str, str] = {}

@@ -7,10 +7,13 @@ of one agent run (`boot`) only once, so nothing is lost or counted twice when a 
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 from model.facts import Facts, FactsOrder
 from model.probes import Observation, Plan, ProbeOrder, ProbeResult
+from model.trace import Traced, TraceOrder
 
 MAX_MESSAGE_BYTES = 8 * 1024 * 1024
 SUBPROTOCOL = "kubereach.v1"
@@ -65,16 +68,17 @@ class Status(msgspec.Struct, frozen=True, kw_only=True, tag="status", omit_defau
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True, tag="answer", omit_defaults=True):
-    """The answer to an `Order`: `probe` or `facts`, or `error` in words if the agent could not carry it out."""
+    """The answer to an `Order`: what was asked for, or `error` in words if the agent could not carry it out."""
 
     order: int
     probe: ProbeResult | None = None
     facts: Facts | None = None
+    trace: Traced | None = None
     error: str = ""
 
 
 class Armed(msgspec.Struct, frozen=True, kw_only=True, tag="armed"):
-    """The tap of this order is listening: now is the time to send."""
+    """The trace of this order is listening: now is the time to send."""
 
     order: int
 
@@ -105,19 +109,27 @@ class Ack(msgspec.Struct, frozen=True, kw_only=True, tag="ack"):
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True, tag="order", omit_defaults=True):
-    """Something to do now: `probe`, `facts`, or `sweep` (make every probe of the plan due at once, spread as the agent
-    sees fit; answered as soon as that is begun). Answered within `timeout_ms` or given up.
+    """Something to do now: `probe`, `facts`, `trace`, or `sweep` (make every probe of the plan due at once, spread as
+    the agent sees fit; answered as soon as that is begun). Answered within `timeout_ms` or given up.
     """
 
     order: int
     timeout_ms: int
     probe: ProbeOrder | None = None
     facts: FactsOrder | None = None
+    trace: TraceOrder | None = None
     sweep: bool = False
 
 
+class Cue(msgspec.Struct, frozen=True, kw_only=True, tag="cue"):
+    """To a trace that is armed: `send` begins its burst, `end` ends its watch. Nothing happens if it has ended."""
+
+    order: int
+    cue: Literal["send", "end"]
+
+
 FromAgent = Hello | Batch | Status | Answer | Armed | Goodbye
-FromController = Welcome | PlanUpdate | Ack | Order
+FromController = Welcome | PlanUpdate | Ack | Order | Cue
 
 _encoder = msgspec.json.Encoder()
 _from_agent: msgspec.json.Decoder[FromAgent] = msgspec.json.Decoder(FromAgent)

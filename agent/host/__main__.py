@@ -1,7 +1,7 @@
 """`python -m agent.host`: reads facts of one network namespace and ends.
 
-One JSON `FactsOrder` on stdin, one JSON `Facts` line on stdout; before it the line {"armed":true} once tap and rule
-trace that were asked for listen. Exit code 2 and a line on stderr if the order is not one or the namespace cannot be
+One JSON `FactsOrder` on stdin, one JSON `Facts` line on stdout; before it the line {"armed":true} once a rule
+trace that was asked for listens. Exit code 2 and a line on stderr if the order is not one or the namespace cannot be
 entered. It changes nothing, but for what a rule trace makes and takes away again.
 """
 
@@ -13,7 +13,6 @@ import sys
 
 import msgspec
 
-from agent.host.burst_and_tap import Capture
 from agent.host.collect import collect
 from agent.host.context import Context
 from agent.host.enter import enter
@@ -44,14 +43,15 @@ def main() -> int:
         cni_conf_dir=options.cni_conf_dir,
         cni_bin_dir=options.cni_bin_dir,
     )
-    capture = None
-    if order.tap is not None or order.burst is not None or order.rule_trace_asked is not None:
-        capture = Capture(context)
-        capture.begin(lambda: _say(b'{"armed":true}'))
+    listening = None
+    if order.rule_trace_asked is not None:
+        from agent.host.listening import Listening  # noqa: PLC0415 - only where it is asked for
+
+        listening = Listening(order.rule_trace_asked)
+        listening.begin(lambda: _say(b'{"armed":true}'))
     facts = collect(context)
-    if capture is not None:
-        capture.end()
-        facts = msgspec.structs.replace(facts, **capture.fields, errors={**facts.errors, **capture.errors})
+    if listening is not None:
+        facts = listening.end(facts)
     _say(msgspec.json.encode(facts))
     return 0
 

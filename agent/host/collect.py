@@ -11,11 +11,11 @@ from model.facts import Facts
 
 
 def collect(context: Context) -> Facts:
-    """All that the order asks for, but for tap, rule trace and burst, which run beside."""
+    """All that the order asks for, but for a rule trace, which runs beside."""
     fields: dict[str, Any] = {}
     errors: dict[str, str] = {}
     for subject in wanted(context.order):
-        if subject in {"tap", "burst_sent", "rule_trace"}:
+        if subject == "rule_trace":
             continue
         reader = READERS.get(subject)
         if reader is None:

@@ -1,1 +1,1 @@
-"""Packets and captures: the tap that counts a flow at every device, and bursts to be counted (scapy's only home)."""
+"""Packets and captures: bursts of marked packets, and where they are seen; who has an address (scapy's only home)."""

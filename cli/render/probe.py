@@ -11,8 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from cli.render.cause import causes
+from cli.render.way import way
 from cli.render.words import OUTCOMES, VERDICTS, duration
-from model.diagnosis import Expectation, Hop, ProbeReport
+from model.diagnosis import Expectation, ProbeReport
 from model.words import Outcome, Verdict
 
 PHASES = ("dns", "connect", "tls", "first_byte", "total")
@@ -26,8 +27,8 @@ def probe_report(report: ProbeReport, source: str, destination: str, *, wide: bo
     elif report.verdict not in (Verdict.HEALTHY, Verdict.BLOCKED_AS_INTENDED):
         parts += [Text(), Text("no cause found that fits what was measured", style="bold yellow")]
     parts += remains(report.ruled_out, report.missing_evidence, settled=bool(report.causes), wide=wide)
-    if report.hops:
-        parts += [Text(), _hops(report.hops)]
+    if report.trace is not None:
+        parts += [Text(), way(report.hops, report.trace)]
     if wide and report.attempts:
         parts += [Text(), _attempts(report.attempts)]
     return Group(*parts)
@@ -131,21 +132,6 @@ def _expectation(expectation: Expectation) -> Text:
         word = "why" if expectation.allowed is False else "not known"
         line.append(f"\n{word}: {expectation.missing}", style="dim" if expectation.allowed is False else "yellow")
     return line
-
-
-def _hops(hops: Sequence[Hop]) -> Table:
-    table = Table(
-        title="where the packets were seen", title_justify="left", title_style="bold", box=None, pad_edge=False
-    )
-    for name in ("node", "device", "direction", "packets", "after", "as"):
-        table.add_column(name, justify="right" if name in ("packets", "after") else "left", header_style="dim")
-    for hop in hops:
-        style = "red" if hop.packets == 0 else ""
-        device = f"{hop.namespace}:{hop.device}" if hop.namespace else hop.device
-        kind = ("reply" if hop.reply else "request") + (f" in {hop.outer}" if hop.outer else "")
-        at = duration(hop.at_us) if hop.packets else ""
-        table.add_row(hop.node, device, hop.direction, str(hop.packets), at, kind, style=style)
-    return table
 
 
 def _attempts(attempts: Sequence[dict[str, Any]]) -> Table:

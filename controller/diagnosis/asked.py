@@ -22,6 +22,7 @@ class ProbeRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     interval_ms: int = 100
     timeout_ms: int = 1000
     trace: bool | None = None
+    capture: bool = False
 
 
 class TargetError(ValueError):

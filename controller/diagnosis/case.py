@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
 from controller.cluster.state import ClusterState, Pod, Service, ServicePort
+from controller.diagnosis.trace import Trace
 from controller.matrix.paths import PathStatus
 from controller.plan.paths import Path
 from controller.policy import PolicyModel
@@ -92,10 +93,11 @@ class Case:
     """A flow and what is known of it.
 
     `facts` were read before the burst and `after` behind it; `silent` says of a node why nothing could be asked;
-    `witnesses` are facts of hosts beside the flow (who answers ARP); `replicas` are probes of each DNS pod from its own
-    node's host; `hosts` what host-to-host probes between the flow's nodes gave, by method; `uplinks` the device of each
-    node's address, as its agent last told. `policy` is what policies say; `passes`: the flow gets through although they
-    forbid it, and that is what is to be explained; then `tried` are other forbidden paths, by id, as tried just now.
+    `witnesses` are facts of hosts beside the flow (who answers ARP); `replicas` are probes of each DNS pod from its
+    own node's host; `hosts` what host-to-host probes between the flow's nodes gave, by method; `trace` where marked
+    packets were seen; `uplinks` the device of each node's address, as its agent last told. `policy` is what policies
+    say; `passes`: the flow gets through although they forbid it, and that is what is to be explained; then `tried`
+    are other forbidden paths, by id, as tried just now.
     """
 
     flow: Flow
@@ -109,6 +111,7 @@ class Case:
     replicas: Mapping[str, ProbeResult] = field(default_factory=dict)
     uplinks: Mapping[str, str] = field(default_factory=dict)
     burst: ProbeResult | None = None
+    trace: Trace | None = None
     hosts: Mapping[Method, Outcome] = field(default_factory=dict)
     policy: PolicyModel | None = None
     passes: bool = False

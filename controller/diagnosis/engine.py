@@ -22,6 +22,7 @@ from controller.diagnosis.examine import Examiner, order_of
 from controller.diagnosis.finding import Finding
 from controller.diagnosis.flows import Question, question_of
 from controller.diagnosis.localise import Suspect, fails_wrongly, passes_wrongly
+from controller.diagnosis.trace import Trace
 from controller.incident.book import Entry, IncidentBook, key_of
 from controller.matrix.paths import PathStatus
 from controller.plan.paths import ClusterPlan, Path
@@ -237,10 +238,12 @@ class Diagnoser:
 
     # Both in the background and on demand
 
-    async def diagnose(self, question: Question, *, passes: bool = False) -> tuple[Case, tuple[Finding, ...]]:
+    async def diagnose(
+        self, question: Question, *, passes: bool = False, trace: Trace | None = None
+    ) -> tuple[Case, tuple[Finding, ...]]:
         """Examine a flow and say what fits, best first; nothing found is an empty tuple.
 
-        `passes`: it gets through although policies forbid it, and that is what is wrong.
+        `passes`: it gets through although policies forbid it, and that is what is wrong. `trace`: of just this flow.
         """
         flow = question.backends[0] if passes and question.backends else await self._narrow(question)
         plan = self._plan()
@@ -252,6 +255,7 @@ class Diagnoser:
             uplinks={a.node: a.uplink for a in self._agents.all() if a.uplink},
             policy=self._policy(),
             passes=passes,
+            trace=trace if trace is not None and trace.flow == flow else None,
         )
         if passes:
             tried, case = await asyncio.gather(self._try_forbidden(case), self._examiner.first(case, concerned(flow)))

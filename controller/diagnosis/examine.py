@@ -1,13 +1,13 @@
 """Examines a failing flow: asks just the agents concerned, and only for what the causes that can apply need.
 
-Three rounds, each skipped where the one before was decisive: what the hosts are (facts, packet walks, counters before);
-a burst of probes with taps at both uplinks; the counters behind it. Decides nothing about causes.
+Rounds, each skipped where the one before was decisive: what the hosts are (facts, packet walks, counters before); a
+burst of probes, and a trace beside it; the counters behind them. Decides nothing about causes.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 
@@ -15,9 +15,11 @@ from controller.agents import AgentRegistry, OrderError
 from controller.cluster.state import Pod
 from controller.diagnosis.case import Case, Flow, Site, outer_packets_of, packets_of
 from controller.diagnosis.catalogue import CauseType
-from controller.diagnosis.flows import vantage_of
+from controller.diagnosis.flows import Question, vantage_of
+from controller.diagnosis.trace import Trace
+from controller.diagnosis.tracing import Tracer
 from model.clock import Clock
-from model.facts import Facts, FactsOrder, Packet, RouteQuery, TapQuery
+from model.facts import Facts, FactsOrder, Packet, RouteQuery
 from model.probes import HOST_ECHO_PORT, ProbeOrder, ProbeResult, Vantage
 from model.words import CellState, MatrixKind, Method, Network, Outcome
 
@@ -26,8 +28,6 @@ QUIET_S = 1.2
 BURST_COUNT = 5
 BURST_INTERVAL_MS = 40
 BURST_TIMEOUT_MS = 400
-TAP_MS = 900
-ARMED_S = 1.5
 WITNESSES = 2
 VXLAN_PORTS = (8472, 4789)
 QUESTION = "kubernetes.default.svc.cluster.local."
@@ -88,6 +88,7 @@ class Examiner:
     def __init__(self, agents: AgentRegistry, clock: Clock) -> None:
         self._agents = agents
         self._clock = clock
+        self._tracer = Tracer(agents)
 
     async def first(self, case: Case, causes: tuple[CauseType, ...]) -> Case:
         """Facts of the hosts and the destination's pod; of DNS replicas; and, for a silent node, of its neighbours."""
@@ -108,18 +109,8 @@ class Examiner:
         )
 
     async def second(self, case: Case) -> Case:
-        """A burst of probes from the flow's source, with taps at both hosts, and the counters behind it."""
-        flow = case.flow
-        taps = {node: asyncio.Event() for node in flow.nodes if flow.crosses and node not in case.silent}
-        tapping = {node: asyncio.ensure_future(self._tap(flow, node, armed)) for node, armed in taps.items()}
-        try:
-            if taps:
-                await asyncio.wait([asyncio.ensure_future(_within(e.wait(), ARMED_S)) for e in taps.values()])
-            burst, hosts = await asyncio.gather(self._burst(flow), self._hosts(case))
-            tapped = dict(zip(tapping, await asyncio.gather(*tapping.values()), strict=True))
-        finally:
-            for task in tapping.values():
-                task.cancel()
+        """A burst of probes from the flow's source, a trace beside it, and the counters behind them."""
+        traced, burst, hosts = await asyncio.gather(self._trace(case), self._burst(case.flow), self._hosts(case))
         counters = await self._ask(
             {
                 site: FactsOrder(vantage=Vantage(), droppers_asked=order.droppers_asked)
@@ -128,30 +119,12 @@ class Examiner:
             },
             FACTS_S,
         )
-        after: dict[Site, Facts] = {}
-        for site, facts in counters.facts.items():
-            tap = tapped.get(site[0])
-            after[site] = Facts(
-                at_ms=facts.at_ms,
-                droppers=facts.droppers,
-                tap=tap.tap if tap is not None else None,
-                errors=facts.errors,
-            )
-        return replace(case, after=after, burst=burst, hosts=hosts)
+        return replace(case, after=counters.facts, burst=burst, hosts=hosts, trace=traced)
 
-    async def _tap(self, flow: Flow, node: str, armed: asyncio.Event) -> Facts | None:
-        query = TapQuery(
-            family=flow.family,
-            source=flow.source.address,
-            destination=flow.destination.address,
-            protocol=flow.protocol,
-            port=flow.port,
-            duration_ms=TAP_MS,
-        )
-        answer = await self._agents.facts(
-            node, FactsOrder(vantage=Vantage(), tap=query), ARMED_S + TAP_MS / 1000 + 1, armed.set
-        )
-        return answer if isinstance(answer, Facts) else None
+    async def _trace(self, case: Case) -> Trace | None:
+        if case.trace is not None or not case.flow.crosses or set(case.silent) & set(case.flow.nodes):
+            return case.trace
+        return await self._tracer.trace(Question(case.flow))
 
     async def _burst(self, flow: Flow) -> ProbeResult | None:
         if not flow.source.node:
@@ -285,10 +258,3 @@ def _is_unreached(case: Case, node: str) -> bool:
 
 async def _nothing() -> dict[Site, tuple[Facts | None, ProbeResult]]:
     return {}
-
-
-async def _within(waiting: Awaitable[object], limit_s: float) -> None:
-    try:
-        await asyncio.wait_for(waiting, limit_s)
-    except TimeoutError:
-        return

@@ -20,13 +20,17 @@ from controller.diagnosis.engine import Diagnoser
 from controller.diagnosis.examine import order_of
 from controller.diagnosis.finding import Finding
 from controller.diagnosis.flows import Question
+from controller.diagnosis.hops import captured_of, told
 from controller.diagnosis.request import dns_question, resolve
+from controller.diagnosis.trace import Trace
+from controller.diagnosis.tracing import COUNT, INTERVAL_MS, Tracer
 from controller.incident.book import IncidentBook
 from controller.plan.paths import EgressTarget
 from controller.policy import PolicyModel
 from model.clock import Clock
-from model.diagnosis import Cause, Expectation, Hop, ProbeReport
+from model.diagnosis import Cause, Expectation, ProbeReport
 from model.probes import ProbeResult
+from model.trace import MAX_KEPT
 from model.words import Method, Outcome, Verdict
 
 EXAMINE_S = 9.0
@@ -56,6 +60,7 @@ class OnDemand:
         self._book = book
         self._clock = clock
         self._egress = egress
+        self._tracer = Tracer(agents)
 
     async def probe(self, request: ProbeRequest) -> ProbeReport:
         """Measure from A to B; examine if it fails although nothing forbids it (or if `trace` asks for it)."""
@@ -77,6 +82,7 @@ class OnDemand:
         if reached is not None and reached is not question:
             expected = expectation_of(reached, self._policy())
         verdict = verdict_of(expected, result.outcome)
+        trace = await self._trace(question, request, verdict, result)
         case: Case | None = None
         findings: tuple[Finding, ...] = ()
         if (
@@ -85,7 +91,7 @@ class OnDemand:
             and result.attempts
             and expected.allowed is not False
         ):
-            case, findings = await self._why(question, result)
+            case, findings = await self._why(question, result, trace)
             if findings and findings[0].cause.code in explain.DENIALS:
                 # It failed at its name, which policy forbids to ask for.
                 expected = _denied_by(findings[0].cause)
@@ -100,26 +106,50 @@ class OnDemand:
             causes = tuple(f.cause for f in self._diagnoser.denied(reached))
         elif not causes and verdict not in {Verdict.UNEXPECTED_PASS, Verdict.HEALTHY}:
             causes = self._known(question)
+        trace = trace or (case.trace if case is not None else None)
+        uplinks = {agent.node: agent.uplink for agent in self._agents.all() if agent.uplink}
+        hops, summary = told(trace, uplinks) if trace is not None else ((), None)
         return ProbeReport(
             probe=description_of(request, question, cluster),
             outcome=result.outcome,
             expectation=expected,
             verdict=verdict,
             causes=causes,
-            hops=hops_of(case) if case is not None else (),
+            hops=hops,
+            trace=summary,
+            capture=captured_of(trace) if trace is not None and request.capture else (),
             attempts=tuple(_plain(a) for a in result.attempts),
             ruled_out=explain.ruled_out(case, burst=case.burst is not None) if case is not None and not causes else (),
             missing_evidence=_missing(result, case, found=bool(causes)),
             took_ms=int((self._clock.monotonic() - began) * 1000),
         )
 
-    async def _why(self, question: Question, result: ProbeResult) -> tuple[Case | None, tuple[Finding, ...]]:
+    async def _trace(
+        self, question: Question, request: ProbeRequest, verdict: Verdict, result: ProbeResult
+    ) -> Trace | None:
+        """Marked packets the same way, if one asks for them, or if the probe failed and should not have."""
+        failed = verdict is Verdict.UNEXPECTED_BLOCK and bool(result.attempts)
+        asked = _with_address(question, result)
+        if asked is None or request.trace is False or not (request.trace or failed):
+            return None
+        many = request.count > COUNT
+        return await self._tracer.trace(
+            asked,
+            count=request.count if request.trace and many else COUNT,
+            interval_ms=request.interval_ms if request.trace and many else INTERVAL_MS,
+            size=request.size,
+            keep=MAX_KEPT if request.capture else 0,
+        )
+
+    async def _why(
+        self, question: Question, result: ProbeResult, trace: Trace | None = None
+    ) -> tuple[Case | None, tuple[Finding, ...]]:
         asked = self._as_name_question(question, result) or _with_address(question, result)
         if asked is None:
             return None, ()
         try:
             async with asyncio.timeout(EXAMINE_S):
-                return await self._diagnoser.diagnose(asked)
+                return await self._diagnoser.diagnose(asked, trace=trace)
         except TimeoutError:
             return None, ()
 
@@ -270,26 +300,6 @@ def _destination(request: ProbeRequest, flow: Flow, cluster: ClusterState) -> di
             "address": flow.virtual_address,
         }
     return _end(flow.destination, cluster)
-
-
-def hops_of(case: Case) -> tuple[Hop, ...]:
-    """Where the burst was seen, in the order of the way: from the source's node to the destination's, and back."""
-    hops = [
-        Hop(
-            node=node,
-            device=tap.device,
-            direction=tap.direction,
-            packets=tap.packets,
-            at_us=tap.first_us,
-            reply=tap.reply,
-            outer=tap.outer,
-        )
-        for node in case.flow.nodes
-        if (facts := case.after.get((node, ""))) is not None
-        for tap in facts.tap or ()
-    ]
-    first = case.flow.source.node
-    return tuple(sorted(hops, key=lambda h: (h.reply, (h.node != first) is not h.reply, h.at_us)))
 
 
 def _plain(attempt: object) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Final
 
 from aiohttp import WSCloseCode, WSMsgType, web
 
-from controller.agents import AgentLink
+from controller.agent_link import AgentLink
 from controller.auth import DeniedError, Identity, bearer, check_node
 from controller.web.services import SERVICES, Services
 from model.protocol import MAX_MESSAGE_BYTES, SUBPROTOCOL, FromAgent, Hello, ProtocolError, decode_from_agent

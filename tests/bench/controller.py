@@ -8,7 +8,8 @@ from typing import TypeVar
 
 import msgspec
 
-from controller.agents import AgentLink, AgentRegistry
+from controller.agent_link import AgentLink
+from controller.agents import AgentRegistry
 from controller.matrix.matrix import MatrixBook
 from controller.plan.expectation import policy_model
 from controller.plan.make import make_plans

@@ -9,7 +9,8 @@ from controller.diagnosis.catalogue import CauseType
 from controller.diagnosis.finding import Finding
 from controller.diagnosis.scope import Scope
 from model.diagnosis import Cause, Evidence, Object
-from model.facts import TapCount
+from model.probes import Vantage
+from model.trace import Seen
 from model.words import CellState, MatrixKind, Method, Network, Outcome
 
 CODE = "fabric.blocked"
@@ -22,8 +23,8 @@ def find(case: Case) -> Iterator[Finding]:
     Both are counted before either host's packet filter has a say, so neither host can have eaten the packets.
     """
     a, b = case.flow.source.node, case.flow.destination.node
-    left_a, at_b = _seen(case, a, "out", reply=False), _seen(case, b, "in", reply=False)
-    left_b, at_a = _seen(case, b, "out", reply=True), _seen(case, a, "in", reply=True)
+    left_a, at_b = _seen(case, a, "out", "request"), _seen(case, b, "in", "request")
+    left_b, at_a = _seen(case, b, "out", "reply"), _seen(case, a, "in", "reply")
     if left_a is None or at_b is None or left_b is None or at_a is None:
         return
     if left_a[0] and not at_b[0]:
@@ -32,14 +33,16 @@ def find(case: Case) -> Iterator[Finding]:
         yield _finding(case, b, a, left_b)
 
 
-def _seen(case: Case, node: str, direction: str, *, reply: bool) -> tuple[int, str] | None:
+def _seen(case: Case, node: str, direction: str, way: str) -> tuple[int, str] | None:
     """Packets at the node's uplink and the tunnel they were in ("" if none), or None if nothing was counted there."""
-    facts = case.after.get((node, ""))
     uplinks = _uplinks(case, node)
-    if facts is None or facts.tap is None or not uplinks:
+    told = case.trace.told.get(node) if case.trace is not None else None
+    if case.trace is None or told is None or not uplinks:
         return None
-    counts = [t for t in facts.tap if t.device in uplinks and t.direction == direction and t.reply is reply]
-    return sum(t.packets for t in counts), next((_tunnel(case, node, t) for t in counts if t.outer), "")
+    host = case.trace.watched[node].index(Vantage())
+    at_host = [s for s in told.seen if s.vantage == host and host not in told.errors]
+    counts = [s for s in at_host if s.device in uplinks and s.direction == direction and s.way == way]
+    return sum(s.packets for s in counts), next((_tunnel(case, node, s) for s in counts if s.outer), "")
 
 
 def _uplinks(case: Case, node: str) -> set[str]:
@@ -51,10 +54,10 @@ def _uplinks(case: Case, node: str) -> set[str]:
     return {a.device for a in facts.addresses or () if a.address in known.addresses}
 
 
-def _tunnel(case: Case, node: str, tap: TapCount) -> str:
+def _tunnel(case: Case, node: str, seen: Seen) -> str:
     facts = case.host(node)
     ports = {link.vxlan.port for link in (facts.links or () if facts else ()) if link.vxlan is not None}
-    return f"UDP port {min(ports)} (VXLAN)" if ports else f"tunnel {tap.outer}"
+    return f"UDP port {min(ports)} (VXLAN)" if ports else f"tunnel {seen.outer}"
 
 
 def _finding(case: Case, sender: str, receiver: str, left: tuple[int, str]) -> Finding:
@@ -70,9 +73,9 @@ def _finding(case: Case, sender: str, receiver: str, left: tuple[int, str]) -> F
         object=Object(kind="path", name=f"{name} {what}", text=f"from {name}: {what}"),
         summary=f"the network between the {between} eats {what} from {name}",
         evidence=(
-            Evidence(fact="tap", node=sender, value=str(count), says=f"{count} packets left the uplink of {sender}"),
+            Evidence(fact="trace", node=sender, value=str(count), says=f"{count} packets left the uplink of {sender}"),
             Evidence(
-                fact="tap",
+                fact="trace",
                 node=receiver,
                 value="0",
                 says=f"none of them reached the uplink of {receiver}, counted before its packet filter",

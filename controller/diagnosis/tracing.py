@@ -1,0 +1,139 @@
+"""Has a marked burst sent from one end of a flow and watched for at every device of both ends' nodes.
+
+The agents say when they watch; then the source's is given its cue, and when it has told, the others end too. Decides
+nothing: what the sightings mean is for `way` to say.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Mapping
+
+from controller.agents import AgentRegistry, OrderError, Prompt
+from controller.diagnosis.flows import Question
+from controller.diagnosis.trace import Trace
+from model.probes import Vantage
+from model.trace import MAX_KEPT, MAX_PACKETS, Burst, Mark, Traced, TraceOrder
+
+ARMED_S = 4.0
+WAIT_MS = 800
+REPEAT_MS = 1000
+TAIL_S = 2.0
+COUNT = 5
+INTERVAL_MS = 20
+MANY = 20
+MOST_NODES = 6
+MOST_WATCHED = 8
+
+
+def watched_of(question: Question) -> dict[str, tuple[Vantage, ...]]:
+    """The namespaces that a flow may lead through, by node: the source first, each node's host, the ends' pods."""
+    found: dict[str, list[Vantage]] = {}
+    places = [question.flow.source, question.flow.destination, *(b.destination for b in question.backends)]
+    for place in places:
+        if not place.node or (place.node not in found and len(found) >= MOST_NODES):
+            continue
+        known = found.setdefault(place.node, [])
+        for vantage in (place.vantage, Vantage()):
+            if vantage not in known and len(known) < MOST_WATCHED:
+                known.append(vantage)
+    return {node: tuple(vantages) for node, vantages in found.items()}
+
+
+def mark_of(question: Question) -> Mark:
+    """How the burst of a flow is recognised."""
+    flow = question.flow
+    asks_dns = flow.protocol == "udp" and (flow.port == 53 or any(b.port == 53 for b in question.backends))
+    return Mark(
+        family=flow.family,
+        protocol=flow.protocol,
+        token=secrets.randbits(32),
+        ports=tuple(dict.fromkeys(p for p in (flow.port, *(b.port for b in question.backends)) if p)),
+        dns=asks_dns,
+    )
+
+
+class Tracer:
+    """Carries out traces; each is its own."""
+
+    def __init__(self, agents: AgentRegistry) -> None:
+        self._agents = agents
+
+    async def trace(
+        self, question: Question, *, count: int = COUNT, interval_ms: int = INTERVAL_MS, size: int = 0, keep: int = 0
+    ) -> Trace | None:
+        """A trace of the flow; None where there is no address to send to, or no node to send from."""
+        flow = question.flow
+        if not flow.source.node or not flow.destination.address:
+            return None
+        watched, mark = watched_of(question), mark_of(question)
+        burst = Burst(
+            destination=flow.destination.address,
+            port=flow.port,
+            count=min(count, MAX_PACKETS),
+            interval_ms=max(1, interval_ms),
+            size=size,
+            repeat_ms=REPEAT_MS if count >= MANY and mark.protocol == "tcp" else 0,
+            wait_ms=WAIT_MS,
+        )
+        lasts_ms = burst.count * burst.interval_ms + burst.wait_ms + burst.repeat_ms
+        orders = {
+            node: TraceOrder(
+                vantages=vantages,
+                mark=mark,
+                limit_ms=int(ARMED_S * 1000) + lasts_ms,
+                burst=burst if node == flow.source.node else None,
+                keep=min(keep, MAX_KEPT) // len(watched),
+            )
+            for node, vantages in watched.items()
+        }
+        told, deaf = await self._carry_out(flow.source.node, orders, lasts_ms / 1000)
+        return Trace(flow=flow, count=burst.count, watched=watched, told=told, deaf=deaf)
+
+    async def _carry_out(
+        self, source: str, orders: Mapping[str, TraceOrder], lasts_s: float
+    ) -> tuple[dict[str, Traced], dict[str, str]]:
+        armed: dict[str, asyncio.Future[Prompt]] = {node: asyncio.get_running_loop().create_future() for node in orders}
+
+        def on_armed(node: str, prompt: Prompt) -> None:
+            if not armed[node].done():
+                armed[node].set_result(prompt)
+
+        limit_s = ARMED_S + lasts_s + TAIL_S
+        running = {
+            node: asyncio.create_task(
+                self._agents.trace(node, order, limit_s, lambda prompt, node=node: on_armed(node, prompt))  # type: ignore[misc]
+            )
+            for node, order in orders.items()
+        }
+        try:
+            await self._until_armed(armed, running)
+            if armed[source].done():
+                armed[source].result()("send")
+            await running[source]
+            for node, ready in armed.items():
+                if node != source and ready.done():
+                    ready.result()("end")
+            answers = {node: await task for node, task in running.items()}
+        finally:
+            for task in running.values():
+                task.cancel()
+        told = {node: answer for node, answer in answers.items() if isinstance(answer, Traced)}
+        return told, {node: str(answer) for node, answer in answers.items() if isinstance(answer, OrderError)}
+
+    @staticmethod
+    async def _until_armed(
+        armed: Mapping[str, asyncio.Future[Prompt]], running: Mapping[str, asyncio.Task[Traced | OrderError]]
+    ) -> None:
+        """Wait until every agent watches, or has said that it cannot; at most ARMED_S."""
+
+        async def one(node: str) -> None:
+            await asyncio.wait((armed[node], running[node]), return_when=asyncio.FIRST_COMPLETED)
+
+        waiting = [asyncio.create_task(one(node)) for node in armed]
+        try:
+            await asyncio.wait(waiting, timeout=ARMED_S)
+        finally:
+            for task in waiting:
+                task.cancel()
