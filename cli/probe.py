@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from cli import pcapng
 from cli.client import ConfigError
 from cli.options import (
     EXIT_INCONCLUSIVE,
@@ -38,7 +40,8 @@ EXAMPLES = """examples:
   kubereach probe node/node-a node/node-b --family 6
   kubereach probe pod/ops/admin-0 dns/kubernetes.default.svc.cluster.local
   kubereach probe pod/shop/frontend-0 https://example.org/ -o wide
-  kubereach probe node/node-a 10.96.0.10:53 --proto udp --count 20 --interval 50ms"""
+  kubereach probe node/node-a 10.96.0.10:53 --proto udp --count 20 --interval 50ms
+  kubereach probe pod/shop/frontend-0 pod/pay/payments-0 --count 200 --interval 20ms --trace --pcap way.pcapng"""
 DIAGNOSIS_DEADLINE_S = 30.0
 
 
@@ -61,7 +64,10 @@ def build_parser() -> Parser:
         "--trace",
         action=argparse.BooleanOptionalAction,
         default=None,
-        help="count the probe's packets at every device of the way; else only if it fails",
+        help="follow marked packets over every device of the way, there and back; else only if it fails",
+    )
+    how.add_argument(
+        "--pcap", type=Path, metavar="FILE", help="save the traced packets as captured at every device (pcapng)"
     )
     add_access(parser)
     return parser
@@ -80,8 +86,22 @@ def _probe(session: Session, args: argparse.Namespace) -> int:
     with session.working(f"probing {args.source} → {args.destination}"):
         document = client.post("/api/v1/probe", body, deadline_s=deadline_s)
     report = msgspec.convert(document, ProbeReport)
+    if args.pcap is not None:
+        document.pop("capture", None)
+        _save(session, args, report)
     session.show(document, lambda: probe_report(report, args.source, args.destination, wide=session.wide))
     return exit_code(report)
+
+
+def _save(session: Session, args: argparse.Namespace, report: ProbeReport) -> None:
+    if report.trace is None:
+        session.stderr.print(f"nothing was traced, so {args.pcap} is not written")
+        return
+    try:
+        count = pcapng.write(args.pcap, report.capture, f"kubereach probe {args.source} {args.destination}")
+    except OSError as error:
+        raise ConfigError(f"--pcap {args.pcap}: {error.strerror}") from None
+    session.stderr.print(f"{count} packets in {args.pcap}")
 
 
 def request(args: argparse.Namespace) -> dict[str, Any]:
@@ -99,12 +119,16 @@ def request(args: argparse.Namespace) -> dict[str, Any]:
         "timeout_ms": args.timeout,
         "trace": args.trace,
     }
+    if args.pcap is not None:
+        body |= {"trace": True, "capture": True}
     if args.interval is not None:
         body["interval_ms"] = args.interval
     return body
 
 
 def _check(destination: Target, args: argparse.Namespace) -> None:
+    if args.pcap is not None and args.trace is False:
+        raise ConfigError("--pcap saves what a trace captures; leave --no-trace out")
     family = int(args.family) if args.family else 0
     if args.port and destination.port and args.port != destination.port:
         raise ConfigError(f"--port {args.port} contradicts '{args.destination}'; name the port once")

@@ -54,18 +54,25 @@ def _groups(hops: Sequence[Hop], trace: TraceSummary) -> Iterator[RenderableType
             yield Text(f"  {TITLES[now]}", style="bold")
             way, ends = now, ("", "")
         yield Text(f"    {place}", style="cyan")
-        grid = Table.grid(padding=(0, 1))
-        for column in (5, 1, 3, width):
-            grid.add_column(width=column, no_wrap=True)
-        grid.add_column(width=4, justify="right", no_wrap=True)
-        grid.add_column(width=8, justify="right", no_wrap=True)
-        grid.add_column(overflow="fold")
+        grid = _grid(width)
         for hop in group:
             grid.add_row("", *_row(hop, trace, ends))
             ends = (hop.source, hop.destination)
             if trace.stop is not None and _is_at(trace.stop, hop):
-                grid.add_row("", Text("✗", style="bold red"), "", "", "", "", Text(trace.stop.says, style="bold red"))
+                yield grid
+                yield _stopped(trace.stop)
+                grid = _grid(width)
         yield grid
+
+
+def _grid(width: int) -> Table:
+    grid = Table.grid(padding=(0, 1))
+    for column in (5, 1, 3, width):
+        grid.add_column(width=column, no_wrap=True)
+    grid.add_column(width=4, justify="right", no_wrap=True)
+    grid.add_column(width=8, justify="right", no_wrap=True)
+    grid.add_column(overflow="fold")
+    return grid
 
 
 def _way(hop: Hop) -> str:
@@ -124,4 +131,5 @@ def _is_at(stop: Stop, hop: Hop) -> bool:
 
 
 def _stopped(stop: Stop) -> Text:
-    return Text.assemble(("      ✗ stopped ", "bold red"), (stop.says, "bold red"))
+    of = f" ({stop.packets} of {stop.of})" if stop.packets != stop.of else ""
+    return Text(f"      ✗ {stop.says}{of}", style="bold red")

@@ -81,7 +81,9 @@ async def test_a_broken_probe_reads_well(stub: StubController, kubereach: Kubere
         "-A FORWARD -p tcp -m tcp --dport 8443 -j DROP",
         "• its counter moved by exactly the three packets of the probe",
         "mend: iptables -D FORWARD 3",
-        "cni0",
+        "3 sent, 0 answered, 3 lost",
+        "→ out cni0",
+        "✗ left node-b through its bridge cni0",
     ):
         assert words in done.out
     assert "\x1b" not in done.out

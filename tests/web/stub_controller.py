@@ -167,17 +167,32 @@ BROKEN: Document = {
     "causes": INCIDENT["causes"],
     "attempts": [{"outcome": "timeout", "source_address": "10.244.1.7", "source_port": 40001}] * 3,
     "hops": [
-        {"node": "node-a", "device": "veth1a2b", "direction": "in", "packets": 3},
+        {"node": "node-a", "device": "veth1a2b", "direction": "in", "packets": 3, "numbers": 3},
         {
             "node": "node-b",
             "device": "eth0",
             "direction": "in",
             "packets": 3,
+            "numbers": 3,
             "at_us": 92,
             "outer": "10.77.1.11>10.77.2.12",
         },
-        {"node": "node-b", "device": "cni0", "direction": "out", "packets": 0},
+        {"node": "node-b", "device": "cni0", "direction": "out", "packets": 3, "numbers": 3, "lost": 3},
     ],
+    "trace": {
+        "sent": 3,
+        "answered": 0,
+        "lost": 3,
+        "stop": {
+            "place": "node",
+            "says": "left node-b through its bridge cni0 and reached no pod behind it",
+            "packets": 3,
+            "of": 3,
+            "node": "node-b",
+            "device": "cni0",
+            "direction": "out",
+        },
+    },
 }
 
 

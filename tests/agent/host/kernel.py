@@ -80,15 +80,27 @@ def run(namespace: str, command: str, given: str | None = None) -> str:
     return done.stdout
 
 
-def facts(namespace: str, order: FactsOrder, *options: str) -> Facts:
-    """What the facts process answers."""
-    done = subprocess.run(
-        [sys.executable, "-m", "agent.host", "--netns", f"/run/netns/{namespace}", *options],
-        input=msgspec.json.encode(order), capture_output=True, timeout=30, check=False,
+def facts(namespace: str, order: FactsOrder, *options: str, armed: Callable[[], None] | None = None) -> Facts:
+    """What the facts process answers; `armed` is done once it says that it listens."""
+    command = [sys.executable, "-m", "agent.host", "--netns", f"/run/netns/{namespace}", *options]
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         cwd=Path(__file__).resolve().parents[3],
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr.decode()
-    return msgspec.json.decode(done.stdout.splitlines()[-1], type=Facts)
+    try:
+        assert process.stdin is not None and process.stdout is not None
+        if armed is not None:
+            process.stdin.write(msgspec.json.encode(order))
+            process.stdin.close()
+            process.stdin = None
+            assert json.loads(process.stdout.readline()) == {"armed": True}
+            armed()
+        out, said = process.communicate(None if armed else msgspec.json.encode(order), timeout=30)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 0, said.decode()
+    return msgspec.json.decode(out.splitlines()[-1], type=Facts)
 
 
 def ip_json(namespace: str, command: str) -> list[dict[str, Any]]:

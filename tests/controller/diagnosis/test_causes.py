@@ -44,11 +44,12 @@ FLOWS = [
 @pytest.mark.parametrize("flow", FLOWS)
 def test_healthy_facts_name_no_cause(flow):
     """Where every fact is as it should be, no cause fits, though the probes went unanswered."""
-    taps = {
-        ("node-a", ""): Facts(tap=(world.tap("eth0", "out", 5), world.tap("eth0", "in", 5, reply=True)), droppers=()),
-        ("node-b", ""): Facts(tap=(world.tap("eth0", "in", 5), world.tap("eth0", "out", 5, reply=True)), droppers=()),
-    }
-    case = world.case(flow, burst=world.failed(), after=taps)
+    trace = world.traced(flow, {
+        "node-a": (world.seen("eth0", "out", 5), world.seen("eth0", "in", 5, reply=True)),
+        "node-b": (world.seen("eth0", "in", 5), world.seen("eth0", "out", 5, reply=True)),
+    })  # fmt: skip
+    after = {(node, ""): Facts(droppers=()) for node in ("node-a", "node-b")}
+    case = world.case(flow, burst=world.failed(), after=after, trace=trace)
     assert answer(case) == ()
 
 
@@ -262,30 +263,27 @@ def test_walk_is_refuted_by_a_counter_that_stood_still():
 )
 def test_fabric_is_named_by_both_ends(hosts, what):
     """Left the one uplink, never reached the other: direction and what is blocked are named, and no more than that."""
-    after = {
-        ("node-a", ""): Facts(tap=(world.tap("eth0", "out", 5),)),
-        ("node-b", ""): Facts(tap=()),
-    }
+    trace = world.traced(world.host_flow(), {"node-a": (world.seen("eth0", "out", 5),), "node-b": ()})
     pair = frozenset({("node-a", "node-b", MatrixKind.HOST), ("node-b", "node-a", MatrixKind.HOST)})
-    case = world.case(world.host_flow(), failing=pair, burst=world.failed(), after=after, hosts=hosts)
+    case = world.case(world.host_flow(), failing=pair, burst=world.failed(), trace=trace, hosts=hosts)
     assert answer(case) == ("fabric.blocked",)
     assert best(case).name == f"node-a → node-b {what}"
 
 
 def test_fabric_needs_both_ends():
     """With one end silent nobody can say where the packets went."""
-    after = {("node-a", ""): Facts(tap=(world.tap("eth0", "out", 5),))}
-    case = world.case(world.host_flow(), burst=world.failed(), after=after)
+    trace = world.traced(world.host_flow(), {"node-a": (world.seen("eth0", "out", 5),)})
+    case = world.case(world.host_flow(), burst=world.failed(), trace=trace)
     assert answer(case) == ()
 
 
 def test_reply_lost_in_the_fabric():
     """The request arrives and the reply does not: the other direction is named."""
-    after = {
-        ("node-a", ""): Facts(tap=(world.tap("eth0", "out", 5),)),
-        ("node-b", ""): Facts(tap=(world.tap("eth0", "in", 5), world.tap("eth0", "out", 5, reply=True))),
-    }
-    case = world.case(world.host_flow(), burst=world.failed(), after=after)
+    trace = world.traced(world.host_flow(), {
+        "node-a": (world.seen("eth0", "out", 5),),
+        "node-b": (world.seen("eth0", "in", 5), world.seen("eth0", "out", 5, reply=True)),
+    })  # fmt: skip
+    case = world.case(world.host_flow(), burst=world.failed(), trace=trace)
     assert best(case).name.startswith("node-b → node-a")
 
 

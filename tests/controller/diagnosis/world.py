@@ -19,11 +19,13 @@ from controller.cluster.state import (
 )
 from controller.diagnosis.case import Case, Flow, Place
 from controller.diagnosis.flows import vantage_of
+from controller.diagnosis.trace import Trace
 from controller.matrix.paths import PathStatus
 from controller.plan.paths import Path
 from model.diagnosis import Expectation
-from model.facts import Address, Facts, FdbEntry, Link, Neighbour, Route, Socket, TapCount, Vxlan
+from model.facts import Address, Facts, FdbEntry, Link, Neighbour, Route, Socket, Vxlan
 from model.probes import Attempt, ProbeResult, Task, Vantage
+from model.trace import Seen, Traced
 from model.words import CellState, MatrixKind, Method, Network, Outcome
 
 NODES = ("node-a", "node-b", "node-c")
@@ -283,9 +285,20 @@ def case(
     )
 
 
-def tap(device: str, direction: str, packets: int, *, reply: bool = False, outer: str = "") -> TapCount:
-    """Packets counted at a device."""
-    return TapCount(device=device, direction=direction, packets=packets, reply=reply, outer=outer)
+def seen(device: str, direction: str, packets: int, *, reply: bool = False, outer: str = "") -> Seen:
+    """Packets of a burst at a device of a host."""
+    way = "reply" if reply else "request"
+    numbers = f"{((1 << packets) - 1) << 1:x}"
+    return Seen(
+        vantage=0, device=device, direction=direction, way=way, source="", destination="", outer=outer,
+        numbers=numbers, packets=packets,
+    )  # fmt: skip
+
+
+def traced(flow: Flow, told: dict[str, tuple[Seen, ...]], sent: int = 5) -> Trace:
+    """A trace of which the hosts saw this."""
+    watched = {node: (Vantage(),) for node in told}
+    return Trace(flow, sent, watched, {n: Traced(seen=s, sent=sent if n == "node-a" else 0) for n, s in told.items()})
 
 
 def listens(*ports: int, address: str = "0.0.0.0") -> Facts:

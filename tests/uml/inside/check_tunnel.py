@@ -1,21 +1,18 @@
-"""IPIP and loss of a real kernel: what taps see of a burst inside a tunnel, and before and behind netem."""
+"""IPIP and loss of a real kernel: what a trace sees of a burst inside a tunnel, and before and behind netem."""
 
 from __future__ import annotations
 
-import socket
 import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
-import msgspec
 import pytest
 
-from model.facts import Facts, FactsOrder, TapCount, TapQuery
+from model.facts import FactsOrder
 from model.probes import Vantage
-from tests.agent.host.kernel import facts, inside, run
+from model.trace import Burst
+from tests.agent.host.kernel import facts, run
+from tests.agent.wire.child import counts, mark_of, trace
 
-ROOT = Path(__file__).resolve().parents[3]
 SETUP = """
 ip netns add a; ip netns add b; ip netns add pa; ip netns add pb
 ip link add eth0 netns a type veth peer name eth0 netns b
@@ -34,7 +31,7 @@ ip -n b addr add 10.61.2.1/24 dev cali0; ip -n pb addr add 10.61.2.5/24 dev eth0
 ip -n pa route add default via 10.61.1.1; ip -n pb route add default via 10.61.2.1
 ip -n a route add 10.61.2.0/24 dev tunl1; ip -n b route add 10.61.1.0/24 dev tunl1
 """
-SOURCE, DESTINATION, OUTER = "10.61.1.5", "10.61.2.5", "10.60.0.1>10.60.0.2"
+DESTINATION, OUTER = "10.61.2.5", "10.60.0.1>10.60.0.2"
 COUNT, PORT = 40, 7777
 
 
@@ -48,53 +45,18 @@ def _network() -> Iterator[None]:
         subprocess.run(["ip", "netns", "del", name], check=False, timeout=10)
 
 
-def burst_through(count: int) -> dict[str, tuple[TapCount, ...]]:
-    """Sends datagrams from pod to pod while both hosts listen; what each host saw."""
-    query = TapQuery(
-        family=4, source=SOURCE, destination=DESTINATION, protocol="udp", port=PORT, source_port=PORT,
-        duration_ms=2000,
-    )  # fmt: skip
-    taps = {name: _tap(name, query) for name in ("a", "b")}
-    try:
-        for tap in taps.values():
-            assert tap.stdout is not None and tap.stdout.readline().strip() == b'{"armed":true}'
-        inside("pa", lambda: _send(count))
-        lines = {name: tap.communicate(timeout=20)[0].splitlines()[-1] for name, tap in taps.items()}
-    finally:
-        for tap in taps.values():
-            tap.kill()
-            tap.wait()
-    return {name: msgspec.json.decode(line, type=Facts).tap or () for name, line in lines.items()}
-
-
-def _send(count: int) -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
-        sender.bind((SOURCE, PORT))
-        for _ in range(count):
-            sender.sendto(b"x", (DESTINATION, PORT))
-
-
-def _tap(name: str, query: TapQuery) -> subprocess.Popen[bytes]:
-    tap = subprocess.Popen(
-        [sys.executable, "-m", "agent.host", "--netns", f"/run/netns/{name}"], stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE, cwd=ROOT,
-    )  # fmt: skip
-    assert tap.stdin is not None
-    tap.stdin.write(msgspec.json.encode(FactsOrder(vantage=Vantage(), tap=query)))
-    tap.stdin.close()
-    tap.stdin = None
-    return tap
-
-
-def counts(seen: tuple[TapCount, ...]) -> dict[tuple[str, str, str], int]:
-    """Packets by device, direction and the tunnel's ends."""
-    return {(one.device, one.direction, one.outer): one.packets for one in seen if not one.reply}
+def burst_through(count: int) -> dict[str, dict[tuple[str, str, str], int]]:
+    """Sends a marked burst from pod to pod; packets that each host saw, by device, direction and the tunnel's ends."""
+    burst = Burst(destination=DESTINATION, port=PORT, count=count, interval_ms=1, wait_ms=200)
+    here, there = trace(mark_of("udp", PORT), burst, ("pa", "a"), ("b",))
+    assert here.sent == count
+    return {"a": counts(here, 1), "b": counts(there, 0)}
 
 
 def test_a_burst_is_followed_through_the_tunnel() -> None:
     """Every packet at every device: plain at the pod's and the tunnel's, with the tunnel's ends at the uplink."""
     seen = burst_through(COUNT)
-    a, b = counts(seen["a"]), counts(seen["b"])
+    a, b = seen["a"], seen["b"]
     assert a == {("cali0", "in", ""): COUNT, ("tunl1", "out", ""): COUNT, ("eth0", "out", OUTER): COUNT}
     assert b == {("eth0", "in", OUTER): COUNT, ("tunl1", "in", ""): COUNT, ("cali0", "out", ""): COUNT}
 
@@ -106,7 +68,7 @@ def test_loss_shows_where_it_happens() -> None:
         seen = burst_through(200)
     finally:
         run("a", "tc qdisc del dev eth0 root")
-    a, b = counts(seen["a"]), counts(seen["b"])
+    a, b = seen["a"], seen["b"]
     assert a["tunl1", "out", ""] == 200
     arrived = b["eth0", "in", OUTER]
     assert 50 < arrived < 150
@@ -117,7 +79,7 @@ def test_a_tunnel_that_ends_nowhere() -> None:
     """With the tunnel down at the far end, packets are seen to arrive in it, and nowhere behind."""
     run("b", "ip link set tunl1 down")
     try:
-        b = counts(burst_through(COUNT)["b"])
+        b = burst_through(COUNT)["b"]
     finally:
         run("b", "ip link set tunl1 up; ip route add 10.61.1.0/24 dev tunl1")
     assert b == {("eth0", "in", OUTER): COUNT}
