@@ -88,7 +88,7 @@ class Examiner:
     def __init__(self, agents: AgentRegistry, clock: Clock) -> None:
         self._agents = agents
         self._clock = clock
-        self._tracer = Tracer(agents)
+        self._tracer = Tracer(agents, clock)
 
     async def first(self, case: Case, causes: tuple[CauseType, ...]) -> Case:
         """Facts of the hosts and the destination's pod; of DNS replicas; and, for a silent node, of its neighbours."""

@@ -60,7 +60,7 @@ class OnDemand:
         self._book = book
         self._clock = clock
         self._egress = egress
-        self._tracer = Tracer(agents)
+        self._tracer = Tracer(agents, clock)
 
     async def probe(self, request: ProbeRequest) -> ProbeReport:
         """Measure from A to B; examine if it fails although nothing forbids it (or if `trace` asks for it)."""

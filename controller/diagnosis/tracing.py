@@ -13,10 +13,12 @@ from collections.abc import Mapping
 from controller.agents import AgentRegistry, OrderError, Prompt
 from controller.diagnosis.flows import Question
 from controller.diagnosis.trace import Trace
+from model.clock import Clock
 from model.probes import Vantage
 from model.trace import MAX_KEPT, MAX_PACKETS, Burst, Mark, Traced, TraceOrder
 
 ARMED_S = 4.0
+QUIET_S = 1.2
 WAIT_MS = 800
 REPEAT_MS = 1000
 TAIL_S = 2.0
@@ -57,8 +59,9 @@ def mark_of(question: Question) -> Mark:
 class Tracer:
     """Carries out traces; each is its own."""
 
-    def __init__(self, agents: AgentRegistry) -> None:
+    def __init__(self, agents: AgentRegistry, clock: Clock) -> None:
         self._agents = agents
+        self._clock = clock
 
     async def trace(
         self, question: Question, *, count: int = COUNT, interval_ms: int = INTERVAL_MS, size: int = 0, keep: int = 0
@@ -107,11 +110,16 @@ class Tracer:
             )
             for node, order in orders.items()
         }
+        deaf: dict[str, str] = {}
         try:
-            await self._until_armed(armed, running)
-            if armed[source].done():
-                armed[source].result()("send")
-            await running[source]
+            await asyncio.gather(*(self._until_armed(node, armed[node], running[node]) for node in orders))
+            for node in [n for n, task in running.items() if not armed[n].done() and not task.done()]:
+                running.pop(node).cancel()
+                deaf[node] = f"the agent of {node} did not say in time that it watches"
+            if source in running:
+                if armed[source].done():
+                    armed[source].result()("send")
+                await running[source]
             for node, ready in armed.items():
                 if node != source and ready.done():
                     ready.result()("end")
@@ -120,20 +128,16 @@ class Tracer:
             for task in running.values():
                 task.cancel()
         told = {node: answer for node, answer in answers.items() if isinstance(answer, Traced)}
-        return told, {node: str(answer) for node, answer in answers.items() if isinstance(answer, OrderError)}
+        deaf |= {node: str(answer) for node, answer in answers.items() if isinstance(answer, OrderError)}
+        return told, deaf
 
-    @staticmethod
     async def _until_armed(
-        armed: Mapping[str, asyncio.Future[Prompt]], running: Mapping[str, asyncio.Task[Traced | OrderError]]
+        self, node: str, armed: asyncio.Future[Prompt], running: asyncio.Task[Traced | OrderError]
     ) -> None:
-        """Wait until every agent watches, or has said that it cannot; at most ARMED_S."""
+        """Wait until an agent watches, or has said that it cannot; not long for one that was not heard of just now."""
+        limit_s = ARMED_S if self._speaks(node) else QUIET_S
+        await asyncio.wait((armed, running), timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
 
-        async def one(node: str) -> None:
-            await asyncio.wait((armed[node], running[node]), return_when=asyncio.FIRST_COMPLETED)
-
-        waiting = [asyncio.create_task(one(node)) for node in armed]
-        try:
-            await asyncio.wait(waiting, timeout=ARMED_S)
-        finally:
-            for task in waiting:
-                task.cancel()
+    def _speaks(self, node: str) -> bool:
+        agent = self._agents.get(node)
+        return agent is not None and agent.connected and self._clock.wall() - (agent.last_seen or 0.0) < QUIET_S
