@@ -47,7 +47,8 @@ class Ends(NamedTuple):
 class Told(NamedTuple):
     """One event of nft's trace. `kind` is rule, policy or return; `packet` the kernel's number for the packet.
 
-    `ends` is there in the first event of each base chain that the packet enters.
+    `ends` is there in the first event of each base chain that the packet enters, and `identity` with it: what tells
+    packets of one flow apart, and stays while the packet is only forwarded.
     """
 
     kind: str
@@ -59,6 +60,7 @@ class Told(NamedTuple):
     target: str
     packet: int
     ends: Ends | None
+    identity: bytes
 
 
 class Logged(NamedTuple):
@@ -86,7 +88,7 @@ def told(message: Received) -> Told | None:
     ends = _ends(header, found.get(9, b"")) if header else None
     return Told(
         kind, FAMILIES[message.family], text(found.get(1)), text(found.get(2)), _number(found, 3), word,
-        text(verdict.get(2)), _number(found, 6), ends,
+        text(verdict.get(2)), _number(found, 6), ends, _identity(header or b"", found.get(9, b"")),
     )  # fmt: skip
 
 
@@ -106,6 +108,13 @@ def logged(message: Received) -> Logged | None:
 
 def _number(found: Attributes, kind: int) -> int:
     return int.from_bytes(found.get(kind, b""), "big")
+
+
+def _identity(network: bytes, transport: bytes) -> bytes:
+    """Addresses, length, IPv4's identification, and the transport's first words (ports; sequence number or id)."""
+    if network[:1] and network[0] >> 4 == 4:
+        return network[2:6] + network[12:20] + transport[:8]
+    return network[4:6] + network[8:40] + transport[:8]
 
 
 def _ends(network: bytes, transport: bytes) -> Ends | None:

@@ -1,7 +1,8 @@
 """Sorts the kernel's events into packets: what each met at which hook, and where it was seen last.
 
 Pure. A packet begins with an event of our own marking rule: the kernel's number for it is used again by later ones, and
-events of other traces have no such beginning.
+events of other traces have no such beginning. Between two hooks it may get another number, when it comes up from a
+bridge on which br_netfilter showed it to prerouting; then it is known by its addresses and identification.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ class Passage:
     end: Met | None = None
     base: str = ""
     ends: Ends | None = None
+    identity: bytes = b""
 
     def place(self) -> str:
         """The hook that it came to and did not leave, "routing" where it left one and came to no other."""
@@ -49,6 +51,10 @@ class Passage:
             return MARKING[0]
         last = self.marks[-1]
         return last.hook if not last.is_last else "routing"
+
+    def is_between_hooks(self) -> bool:
+        """Whether it left a hook and may come to another."""
+        return self.end is None and bool(self.marks) and self.marks[-1].is_last and not self.arrived()
 
     def arrived(self) -> bool:
         """Whether it passed the last hook of its way: left the host, or was handed over."""
@@ -65,18 +71,31 @@ def sort(events: Iterable[Told], own: str) -> list[Passage]:
             current[event.packet] = Passage()
             found.append(current[event.packet])
         passage = current.get(event.packet)
+        if is_own and event.chain in _LATER_FIRSTS and event.identity and not _expects(passage, event):
+            passage = next((one for one in found if _expects(one, event)), None)
+            if passage is None:
+                continue
+            current[event.packet] = passage
         if passage is not None:
             _add(passage, event, is_own=is_own)
     return found
 
 
+def _expects(passage: Passage | None, event: Told) -> bool:
+    return passage is not None and passage.is_between_hooks() and passage.identity == event.identity
+
+
 _MARKING_CHAINS: Final = {f"first_{hook}" for hook in MARKING}
+_LATER_FIRSTS: Final = {f"first_{hook}" for hook in HOOKS if hook not in MARKING}
 _MARKS: Final = {f"{end}_{hook}": (hook, end == "last") for hook in HOOKS for end in ("first", "last")}
 
 
 def _add(passage: Passage, event: Told, *, is_own: bool) -> None:
     if event.ends is not None:
-        passage.base, passage.ends = event.chain, event.ends
+        passage.base, passage.ends, passage.identity = event.chain, event.ends, event.identity
+        if passage.end is not None and passage.end.event.verdict == "queue":
+            # Who had it queued gave it back.
+            passage.end = None
     if is_own:
         if event.kind == "policy" and event.chain in _MARKS:
             hook, is_last = _MARKS[event.chain]

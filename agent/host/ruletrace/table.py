@@ -34,7 +34,8 @@ GET_RULE: Final = 7
 INET: Final = NUMBERS["inet"]
 HOOKS: Final = ("prerouting", "input", "forward", "output", "postrouting")
 MARKING: Final = ("prerouting", "output")
-FIRST: Final = -(1 << 31)
+# Behind br_netfilter's own hook, which keeps what came over a bridge from passing prerouting twice.
+FIRST: Final = -(1 << 31) + 1
 LAST: Final = (1 << 31) - 1
 PER_SECOND: Final = 200
 WEEK_S: Final = 7 * 24 * 3600
@@ -67,6 +68,15 @@ def make(table: str, flows: tuple[TracedFlow, ...], packets: int) -> list[Reques
             body = name(1, table) + name(2, f"first_{hook}") + nested(4, *_marking(flow, packets))
             requests.append(Request(NEW_RULE, NLM_F_CREATE | NLM_F_APPEND, INET, body))
     return requests
+
+
+def unmark(table: str) -> list[Request]:
+    """The transaction that lets new packets pass unmarked, while those that are under way are told of to their end."""
+    verdict = _expression("immediate", number(1, 0), nested(2, nested(2, number(1, 1))))
+    return [
+        Request(NEW_RULE, NLM_F_CREATE, INET, name(1, table) + name(2, f"first_{hook}") + nested(4, verdict))
+        for hook in MARKING
+    ]
 
 
 def rules_of(table: str) -> Request:

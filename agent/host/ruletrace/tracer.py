@@ -23,6 +23,7 @@ from typing import Final
 from agent.host.netfilter import read as reader
 from agent.host.netfilter.refs import FAMILIES, Refs
 from agent.host.netfilter.rules import Ruleset
+from agent.host.netlink import NetlinkError
 from agent.host.ruletrace import events, leftovers, passages, story, table
 from agent.host.ruletrace.nfnetlink import Nfnetlink
 from agent.host.ruletrace.packetlog import PacketLog
@@ -31,6 +32,8 @@ from model.netfilter import RuleTrace, RuleTraceQuery, TraceStep
 NFTRACE_GROUP: Final = 9
 MOST_EVENTS: Final = 200_000
 MOST_MS: Final = 60_000
+QUIET_S: Final = 0.02
+MOST_QUIET_S: Final = 1.0
 _LEGACY: Final = {4: "ip_tables_names", 6: "ip6_tables_names"}
 _NAMES: Final = {number: name for name, number in FAMILIES.items()}
 
@@ -83,13 +86,24 @@ class RuleTracer:
             while (left := self._ends - time.monotonic()) > 0:
                 for source in select.select(sources, [], [], left)[0]:
                     self._take(source)
-            for source in sources:
-                while self._take(source):
-                    pass
+            self._unmark(self._control)
+            # Until nothing comes any more: what is cut off under way would pass for lost.
+            last = time.monotonic() + MOST_QUIET_S
+            while (found := select.select(sources, [], [], QUIET_S)[0]) and time.monotonic() < last:
+                for source in found:
+                    self._take(source)
             seen = table.counted(self._control.dump(table.rules_of(self._own)))
         finally:
             self.close()
         return self._tell(seen)
+
+    def _unmark(self, control: Nfnetlink) -> None:
+        try:
+            control.transact(table.unmark(self._own))
+        except NetlinkError as error:
+            if error.errno != errno.ENOENT:
+                raise
+            self._miss("somebody removed the table of the trace")
 
     def close(self) -> None:
         """Takes everything away; also what a failed arming left."""

@@ -22,7 +22,7 @@ TAKERS = {
     "native-map-jump": ("nft 'table inet krh { chain d { counter drop; } "
                         "map m { type inet_service : verdict; elements = { 80 : goto d }; } "
                         f"chain f {{ {NATIVE} tcp dport vmap @m; }} }}'", ("drop", "forward", "nft", "d", 1)),
-    "native-policy": (f"nft 'table inet krh {{ chain f {{ {NATIVE} policy drop; udp dport 9999 accept; }} }}'",
+    "native-policy": (f"nft 'table inet krh {{ chain f {{ {NATIVE} policy drop; meta l4proto != tcp accept; }} }}'",
                       ("drop", "forward", "nft", "f", 0)),
     "native-raw": ("nft 'table inet krh { chain p { type filter hook prerouting priority -400; tcp dport 80 counter drop; } }'",
                    ("drop", "prerouting", "nft", "p", 1)),
@@ -33,7 +33,7 @@ TAKERS = {
     "nft-reject": ("IPT-nft -A FORWARD -p tcp --dport 80 -j REJECT", ("reject", "forward", "nft_compat", "FORWARD", 1)),
     "nft-chain": ("IPT-nft -N D; IPT-nft -A D -m mark ! --mark 7; IPT-nft -A D -j DROP; IPT-nft -A FORWARD -p tcp "
                   "--dport 80 -g D", ("drop", "forward", "nft_compat", "D", 2)),
-    "nft-policy": ("IPT-nft -P FORWARD DROP; IPT-nft -A FORWARD -p udp --dport 9999 -j ACCEPT",
+    "nft-policy": ("IPT-nft -P FORWARD DROP; IPT-nft -A FORWARD ! -p tcp -j ACCEPT",
                    ("drop", "forward", "nft_compat", "FORWARD", 0)),
     "legacy": ("IPT-legacy -A FORWARD -p tcp --dport 81 -j DROP; IPT-legacy -A FORWARD -p tcp --dport 80 -m comment "
                "--comment 'no way' -j DROP", ("drop", "forward", "legacy", "FORWARD", 2)),
@@ -41,7 +41,7 @@ TAKERS = {
                       ("reject", "forward", "legacy", "FORWARD", 1)),
     "legacy-chain": ("IPT-legacy -N D; IPT-legacy -A D -m mark ! --mark 7; IPT-legacy -A D -j DROP; "
                      "IPT-legacy -A FORWARD -p tcp --dport 80 -g D", ("drop", "forward", "legacy", "D", 2)),
-    "legacy-policy": ("IPT-legacy -P FORWARD DROP; IPT-legacy -A FORWARD -p udp --dport 9999 -j ACCEPT",
+    "legacy-policy": ("IPT-legacy -P FORWARD DROP; IPT-legacy -A FORWARD ! -p tcp -j ACCEPT",
                       ("drop", "forward", "legacy", "FORWARD", 0)),
     "legacy-raw": ("IPT-legacy -t raw -A PREROUTING -p tcp --dport 80 -j DROP",
                    ("drop", "prerouting", "legacy", "PREROUTING", 1)),

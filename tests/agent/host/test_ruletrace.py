@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -234,6 +235,73 @@ def test_counters_that_do_not_tell_are_no_answer(router: Router) -> None:
         inside(router.router, other.close)
     assert [(end.verdict, end.hook, end.packets, end.rule) for end in found.ends] == [("lost", "forward", 3, None)]
     assert found.missing == ("legacy-trace: Operation not permitted", "counters: 2 rules of forward took 3 packets")
+
+
+@pytest.fixture
+def bridged() -> Iterator[Router]:
+    """A router whose client comes over a bridge, which shows its packets to iptables (br_netfilter)."""
+    with Router() as made:
+        run(made.router, "ip link add br0 type bridge; ip addr flush dev in0; ip link set in0 master br0; "
+            "ip addr add 10.50.1.1/24 dev br0; ip link set br0 up; sysctl -qw net.bridge.bridge-nf-call-iptables=1")  # fmt: skip
+        run(made.client, f"fping -q -c1 -t3000 {SERVER}")
+        yield made
+
+
+@pytest.mark.parametrize("backend", ["nft", "legacy"])
+def test_a_packet_from_a_bridge_is_followed(bridged: Router, backend: str) -> None:
+    """It passes prerouting on the bridge and the other hooks above it, and is one packet to the trace."""
+    every = [("prerouting", 3, 3), ("forward", 3, 3), ("postrouting", 3, 3)]
+    run(bridged.router, f"iptables-{backend} -A FORWARD -p tcp --dport 81 -j DROP")
+    found = trace(bridged, syn(4))
+    assert (found.seen, [(end.verdict, end.hook, end.packets) for end in found.ends]) == (
+        3,
+        [("accept", "postrouting", 3)],
+    )
+    assert [(one.hook, one.entered, one.left) for one in found.hooks] == every
+    found = trace(bridged, syn(4, port=81))
+    assert [(end.verdict, end.hook, end.packets) for end in found.ends] == [("drop", "forward", 3)]
+
+
+def test_what_is_under_way_at_the_end_is_not_lost(bridged: Router) -> None:
+    """A steady stream of packets, and traces that begin and end in the midst of it: nothing is lost."""
+    sender = inside(bridged.client, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+    with sender:
+        sender.bind((CLIENT, 40001))
+        ended = threading.Event()
+
+        def send() -> None:
+            while not ended.is_set():
+                sender.sendto(b"x", (SERVER, 5000))
+
+        thread = threading.Thread(target=send)
+        thread.start()
+        try:
+            flow = TracedFlow(
+                family=4, source=CLIENT, destination=SERVER, protocol="udp", source_port=40001, destination_port=5000
+            )
+            traced = 0
+            while traced < 500:
+                tracer = RuleTracer(RuleTraceQuery(flows=(flow,), packets=1000, duration_ms=10))
+                inside(bridged.router, tracer.arm)
+                found = inside(bridged.router, tracer.collect)
+                assert {(end.verdict, end.hook) for end in found.ends} <= {("accept", "postrouting")}
+                assert found.missing == ()
+                traced += found.traced
+        finally:
+            ended.set()
+            thread.join()
+
+
+def test_somebody_flushes_all_rules(router: Router) -> None:
+    """What was told until then is told, and that the trace was cut short."""
+    run(router.router, "iptables-nft -A FORWARD -p tcp --dport 80 -j DROP")
+    tracer = RuleTracer(query(syn(4)))
+    inside(router.router, tracer.arm)
+    router.send([syn(4)] * 3)
+    run(router.router, "nft flush ruleset")
+    found = inside(router.router, tracer.collect)
+    assert [(end.verdict, end.hook, end.packets) for end in found.ends] == [("drop", "forward", 3)]
+    assert found.missing == ("somebody removed the table of the trace",)
 
 
 KILLED = """
