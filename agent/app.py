@@ -20,6 +20,7 @@ from agent.echo import Echo, listen
 from agent.engine import Engine
 from agent.host.ruletrace import leftovers
 from agent.introduction import Introduction, host_port
+from agent.journal import Journal
 from agent.linkwatch import LinkWatch
 from agent.log import log
 from agent.ondemand import Orders, Places
@@ -153,6 +154,7 @@ class Agent:
         self._outbox = Outbox()
         self._engine = Engine(options.node, options.places.netns_dir, options.rate_limit, self._observed, options.ca)
         self._links = LinkWatch(options.addresses)
+        self._journal = Journal()
         introduction = Introduction(options.controllers, options.ca, options.controller_file)
         settings = Settings(introduction, options.token_file, self._neighbours.relays)
         self._uplink = Uplink(settings, self._outbox, self)
@@ -191,11 +193,18 @@ class Agent:
             outbox=len(self._outbox),
             vantage_errors=self._engine.vantage_errors(),
             link_events=self._links.events(),
+            changes=self._journal.changes(),
+            changes_lost=self._journal.lost,
         )
 
     def status_delivered(self, status: Status) -> None:
         """See `Client`."""
         self._links.delivered(status.link_events)
+        self._journal.delivered(status.changes)
+
+    def has_news(self) -> bool:
+        """See `Client`."""
+        return self._journal.has_changes
 
     def take(self, message: FromController) -> None:
         """See `Client`."""
@@ -264,6 +273,7 @@ class Agent:
         await asyncio.gather(*services, return_exceptions=True)
         await self._relay.close()
         self._links.close()
+        self._journal.close()
 
     async def _serve_echo(self, echo: Echo) -> None:
         while True:

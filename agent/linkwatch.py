@@ -12,6 +12,7 @@ import time
 from collections import deque
 from typing import Final
 
+from agent.journal_words import attributes
 from agent.log import log
 from agent.probers.lanes import same_address
 from model.protocol import LinkEvent
@@ -26,7 +27,6 @@ _IFF_UP, _IFF_LOWER_UP = 1, 0x10000
 _HEADER: Final = struct.Struct("=IHHII")
 _LINK: Final = struct.Struct("=BBHiII")
 _ADDRESS: Final = struct.Struct("=BBBBI")
-_ATTRIBUTE: Final = struct.Struct("=HH")
 
 
 class LinkWatch:
@@ -103,8 +103,8 @@ class LinkWatch:
 
     def _take_address(self, body: bytes) -> None:
         family, _prefix, _flags, _scope, index = _ADDRESS.unpack_from(body)
-        attributes = _attributes(body[_ADDRESS.size :])
-        raw = attributes.get(_IFA_LOCAL) or attributes.get(_IFA_ADDRESS)
+        found = attributes(body[_ADDRESS.size :])
+        raw = found.get(_IFA_LOCAL) or found.get(_IFA_ADDRESS)
         if self._index or raw is None or len(raw) != (16 if family == socket.AF_INET6 else 4):
             return
         address = socket.inet_ntop(socket.AF_INET6 if family == socket.AF_INET6 else socket.AF_INET, raw)
@@ -117,7 +117,7 @@ class LinkWatch:
         if family == socket.AF_BRIDGE:
             # A port's view of itself; a removal from the bridge is no removal of the device.
             return
-        name = _attributes(body[_LINK.size :]).get(_IFLA_IFNAME, b"").rstrip(b"\0").decode("ascii", "replace")
+        name = attributes(body[_LINK.size :]).get(_IFLA_IFNAME, b"").rstrip(b"\0").decode("ascii", "replace")
         if index != self._index:
             if not self.device or name != self.device or gone:
                 return
@@ -132,15 +132,3 @@ class LinkWatch:
         self._events.append(
             LinkEvent(at_ms=time.time_ns() // 1_000_000, device=self.device, up=state[0], carrier=state[1])
         )
-
-
-def _attributes(data: bytes) -> dict[int, bytes]:
-    attributes: dict[int, bytes] = {}
-    offset = 0
-    while offset + _ATTRIBUTE.size <= len(data):
-        length, kind = _ATTRIBUTE.unpack_from(data, offset)
-        if length < _ATTRIBUTE.size:
-            break
-        attributes[kind & 0x3FFF] = data[offset + _ATTRIBUTE.size : offset + length]
-        offset += (length + 3) & ~3
-    return attributes

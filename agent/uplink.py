@@ -72,6 +72,10 @@ class Client(Protocol):
         """The controller has this status for certain."""
         ...
 
+    def has_news(self) -> bool:
+        """Whether the next status should not wait for its turn."""
+        ...
+
     def take(self, message: FromController) -> None:
         """A message for the application (a plan or an order)."""
         ...
@@ -320,7 +324,7 @@ class Uplink:
                     log("warning", "the controller is silent", seconds=f"{silent_s:.1f}", via=self.via or "direct")
                     stream.abort()
                     return
-                if self._welcomed and now >= next_status:
+                if self._welcomed and (now >= next_status or (not pending and self._client.has_news())):
                     next_status = now + STATUS_S
                     status = self._client.status()
                     number += 1

@@ -28,6 +28,7 @@ ASKING = {
     "matrix": Command("cli.matrix", "main", "what reaches what, right now"),
     "incidents": Command("cli.incidents", "main", "what is wrong: one line a cause"),
     "explain": Command("cli.incidents", "explain", "one incident: cause, object, evidence, mend"),
+    "facts": Command("cli.facts", "main", "what a node's network looks like, and what changed there lately"),
     "sweep": Command("cli.sweep", "main", "probe everything now"),
 }
 OTHERS = {

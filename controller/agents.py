@@ -119,6 +119,7 @@ class AgentRegistry:
         self._plans: Mapping[str, Plan] = {}
         self._next_order = 1
         self._listeners: list[Callable[[AgentChanged], None]] = []
+        self._status_listeners: list[Callable[[str, Status, float], None]] = []
         self.batches = 0
         self.repeated = 0
         self._missing = 0
@@ -142,6 +143,10 @@ class AgentRegistry:
     def on_change(self, callback: Callable[[AgentChanged], None]) -> None:
         """Calls back, in the event loop, whenever an agent's connection changes."""
         self._listeners.append(callback)
+
+    def on_status(self, callback: Callable[[str, Status, float], None]) -> None:
+        """Calls back with the node, what its agent says of itself, and the seconds to add to the agent's clock."""
+        self._status_listeners.append(callback)
 
     # Orders
 
@@ -350,10 +355,12 @@ class AgentRegistry:
         offset = min(session.info.offset_s, now - status.at_ms / 1000)
         if now - status.at_ms / 1000 - offset > 5.0:
             offset = now - status.at_ms / 1000  # the agent's clock was set
+        for told in self._status_listeners:
+            told(session.info.node, status, offset)
         events = (*session.info.link_events, *status.link_events)[-MAX_LINK_EVENTS:]
         self._update(
             session,
-            status=msgspec.structs.replace(status, link_events=()),
+            status=msgspec.structs.replace(status, link_events=(), changes=()),
             late_ms=status.late_ms,
             plan=status.plan,
             offset_s=offset,

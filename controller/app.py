@@ -19,6 +19,8 @@ from controller.cluster.watch import ClusterWatch, backoff_s
 from controller.diagnosis.engine import Diagnoser
 from controller.diagnosis.node_watch import NodeWatch
 from controller.diagnosis.on_demand import OnDemand
+from controller.facts.journal import Journal
+from controller.facts.keeper import FactsKeeper
 from controller.incident.book import IncidentBook
 from controller.introduce import Introducer
 from controller.matrix.matrix import MatrixBook
@@ -58,6 +60,7 @@ class Controller:
         matrix = MatrixBook(clock)
         agents = AgentRegistry(clock, matrix.ingest)
         planner = Planner(watch, agents, matrix, self._memory, options.settings, clock, options.admin_policies)
+        facts = FactsKeeper(agents, Journal(), clock)
         self._diagnoser = Diagnoser(
             cluster=watch.snapshot,
             plan=lambda: matrix.plan,
@@ -66,6 +69,7 @@ class Controller:
             book=book,
             clock=clock,
             policy=lambda: planner.policy,
+            journal=facts.journal,
         )
         self.node_watch = NodeWatch(
             cluster=watch.snapshot,
@@ -93,6 +97,7 @@ class Controller:
             ),
             sweep=Sweep(matrix, agents, clock),
             hub=EventHub(matrix),
+            facts=facts,
             auth=Authenticator(api, clock, options.settings.namespace, options.agent_account),
             alive=lambda: clock.monotonic() - self._beat < HANGS_S,
         )
@@ -131,6 +136,7 @@ class Controller:
                 group.create_task(self.services.planner.run(), name="planner")
                 group.create_task(self._diagnoser.run(), name="diagnoser")
                 group.create_task(self.node_watch.run(), name="node watch")
+                group.create_task(self.services.facts.run(), name="facts")
                 group.create_task(self._tick(), name="tick")
         finally:
             await self.server.stop()

@@ -249,10 +249,14 @@ class Resolution(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class FactsOrder(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Which facts, of which namespace. `subjects` are field names of `Facts`; the queries are answered in addition."""
+    """Which facts, of which namespace. `subjects` are field names of `Facts`; the queries are answered in addition.
+
+    `known` has the digest of what the asker has of a subject: if it is the same still, the subject is not sent again.
+    """
 
     vantage: Vantage
     subjects: tuple[str, ...] = ()
+    known: dict[str, str] = {}
     routes_asked: tuple[RouteQuery, ...] = ()
     walks_asked: tuple[Packet, ...] = ()
     droppers_asked: tuple[Packet, ...] = ()
@@ -262,7 +266,10 @@ class FactsOrder(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The answer to a `FactsOrder`: fields that were not asked for are None."""
+    """The answer to a `FactsOrder`: fields that were not asked for are None, and those whose digest is `known`.
+
+    `digests` are told of the subjects for which the order has one in `known` ("" asks for it).
+    """
 
     at_ms: int = 0
     links: tuple[Link, ...] | None = None
@@ -284,4 +291,5 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     droppers: tuple[Dropper, ...] | None = None
     resolved: tuple[Resolution, ...] | None = None
     rule_trace: RuleTrace | None = None
+    digests: dict[str, str] = {}
     errors: dict[str, str] = {}

@@ -12,6 +12,7 @@ from typing import Literal
 import msgspec
 
 from model.facts import Facts, FactsOrder
+from model.journal import Change
 from model.probes import Observation, Plan, ProbeOrder, ProbeResult
 from model.trace import Traced, TraceOrder
 
@@ -54,7 +55,8 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True, tag="batch", omit_default
 class Status(msgspec.Struct, frozen=True, kw_only=True, tag="status", omit_defaults=True):
     """The agent about itself, every few seconds: its own lateness (ms, worst since the last status), size and state.
 
-    `plan` is the digest of the plan in force; `vantage_errors` maps str(vantage) to why it cannot be entered.
+    `plan` is the digest of the plan in force; `vantage_errors` maps str(vantage) to why it cannot be entered; `changes`
+    are those of the host's network since the last status, and `changes_lost` how many could not be kept since boot.
     """
 
     at_ms: int
@@ -65,6 +67,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True, tag="status", omit_defau
     outbox: int = 0
     vantage_errors: dict[str, str] = {}
     link_events: tuple[LinkEvent, ...] = ()
+    changes: tuple[Change, ...] = ()
+    changes_lost: int = 0
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True, tag="answer", omit_defaults=True):

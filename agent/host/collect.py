@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 from agent.host.context import Context
+from agent.host.digest import digest
 from agent.host.registry import READERS, wanted
 from model.facts import Facts
 
@@ -27,4 +28,8 @@ def collect(context: Context) -> Facts:
             errors[subject] = f"{type(error).__name__}: {error}"
     if "firewall" in vars(context):
         errors |= {f"netfilter {backend}": why for backend, why in context.firewall.reading.errors.items()}
-    return Facts(at_ms=time.time_ns() // 1_000_000, errors=errors, **fields)
+    digests = {subject: digest(subject, fields[subject]) for subject in context.order.known if subject in fields}
+    for subject, now in digests.items():
+        if now == context.order.known[subject]:
+            del fields[subject]
+    return Facts(at_ms=time.time_ns() // 1_000_000, digests=digests, errors=errors, **fields)

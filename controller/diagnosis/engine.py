@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+import msgspec
+
 from controller.agents import AgentRegistry
 from controller.cluster.state import ClusterState
 from controller.diagnosis import explain, localise
@@ -23,6 +25,7 @@ from controller.diagnosis.finding import Finding
 from controller.diagnosis.flows import Question, question_of
 from controller.diagnosis.localise import Suspect, fails_wrongly, passes_wrongly
 from controller.diagnosis.trace import Trace
+from controller.facts.journal import Journal, shortly_before
 from controller.incident.book import Entry, IncidentBook, key_of
 from controller.matrix.paths import PathStatus
 from controller.plan.paths import ClusterPlan, Path
@@ -40,6 +43,8 @@ REEXAMINE_S = 15.0
 MISSED_VERIFICATIONS = 2
 EXAMINATIONS_BEFORE_INCONCLUSIVE = 2
 NARROWED = 8
+# What a change of the packet filter may have to do with: rules, what they enforce, and what nobody knows.
+FILTERS = frozenset({"iptables-rule", "nft-rule", "NetworkPolicy", "path"})
 TELLING = frozenset({CellState.FAILING, CellState.DEGRADED})
 
 log = logging.getLogger(__name__)
@@ -80,6 +85,7 @@ class Diagnoser:
         book: IncidentBook,
         clock: Clock,
         policy: Callable[[], PolicyModel | None] = lambda: None,
+        journal: Journal | None = None,
     ) -> None:
         self._cluster = cluster
         self._policy = policy
@@ -89,6 +95,7 @@ class Diagnoser:
         self._book = book
         self._clock = clock
         self._examiner = Examiner(agents, clock)
+        self._journal = journal or Journal()
         self._tried: dict[str, _Tried] = {}
         self._verified: dict[str, float] = {}
         self._missed: dict[str, int] = {}
@@ -210,7 +217,7 @@ class Diagnoser:
         hasty = status.state is not CellState.FAILING or bool(case.silent)
         enough = EXAMINATIONS_BEFORE_INCONCLUSIVE + (1 if hasty else 0)
         if telling:
-            self._open(telling, first_sign, suspect.path)
+            self._open(self._with_changes(telling, case, first_sign), first_sign, suspect.path)
         elif findings:
             tried.last_s = now + REEXAMINE_S
         elif suspect.verifies:
@@ -218,7 +225,24 @@ class Diagnoser:
         elif _is_transient(case, self._cluster()):
             tried.times -= 1
         elif tried.times >= enough:
-            self._open((explain.inconclusive(case, suspect.scope, suspect.shape),), first_sign, suspect.path)
+            vague = (explain.inconclusive(case, suspect.scope, suspect.shape),)
+            self._open(self._with_changes(vague, case, first_sign), first_sign, suspect.path)
+
+    def _with_changes(self, findings: tuple[Finding, ...], case: Case, first_sign: float) -> tuple[Finding, ...]:
+        """The findings, the best with what changed shortly before the first failure where it is at fault."""
+        cause = findings[0].cause
+        nodes = (cause.object.node,) if cause.object.node else case.flow.nodes
+        of_nodes = [a for n in case.flow.nodes if n in case.cluster.nodes for a in case.cluster.nodes[n].addresses]
+        changes = shortly_before(
+            self._journal,
+            nodes,
+            first_sign,
+            (*(place.address for place in (case.flow.source, case.flow.destination) if place.address), *of_nodes),
+            (*(case.uplinks.get(node, "") for node in nodes), cause.object.name),
+            with_filter=cause.object.kind in FILTERS,
+        )
+        told = msgspec.structs.replace(cause, evidence=(*cause.evidence, *changes))
+        return (replace(findings[0], cause=told), *findings[1:])
 
     def _open(self, findings: tuple[Finding, ...], first_sign: float, path: Path) -> None:
         """Open one incident for each object that is at fault; it replaces an inconclusive one."""

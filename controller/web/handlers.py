@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from enum import StrEnum
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import msgspec
 from aiohttp import web
@@ -13,9 +13,11 @@ from aiohttp import web
 from controller.auth import PROBE, READ, bearer
 from controller.diagnosis.asked import ProbeRequest
 from controller.matrix import policy as policies
-from controller.web.documents import ClusterDocument, Error, Paths, node_document, path_document
+from controller.web.documents import ClusterDocument, Paths, node_document, path_document
 from controller.web.metrics import render
+from controller.web.node_facts import node_facts
 from controller.web.openapi import document as openapi_document
+from controller.web.replies import BadRequestError, answer
 from controller.web.services import SERVICES, Services
 from controller.web.stream import KEEPALIVE
 from model.clock import rfc3339
@@ -32,27 +34,6 @@ YIELD_CELLS: Final = 5_000
 
 _encoder = msgspec.json.Encoder()
 _probe_request = msgspec.json.Decoder(ProbeRequest)
-
-
-class BadRequestError(Exception):
-    """The request cannot be understood: HTTP status, what is wrong, the way out."""
-
-    def __init__(self, status: int, error: str, hint: str = "") -> None:
-        """`error` names the field."""
-        super().__init__(error)
-        self.status = status
-        self.error = error
-        self.hint = hint
-
-
-def answer(data: Any, status: int = 200) -> web.Response:
-    """A JSON answer, which nobody may keep."""
-    return web.Response(
-        body=_encoder.encode(data),
-        status=status,
-        content_type="application/json",
-        headers={"Cache-Control": "no-store"},
-    )
 
 
 def allowed(path: str, handler: Handler) -> Handler:
@@ -282,10 +263,9 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("GET", "/api/v1/paths", allowed(READ, paths)),
     ("GET", "/api/v1/incidents", allowed(READ, incidents)),
     ("GET", "/api/v1/incidents/{id}", allowed(READ, incident)),
+    ("GET", "/api/v1/nodes/{name}/facts", node_facts),
     ("GET", "/api/v1/events", allowed(READ, events)),
     ("GET", "/api/v1/sweep/state", allowed(READ, sweep_state)),
     ("POST", "/api/v1/sweep", allowed(PROBE, sweep_begin)),
     ("POST", "/api/v1/probe", allowed(PROBE, probe)),
 )
-
-__all__ = ["ROUTES", "BadRequestError", "Error", "answer", "encode_matrix"]

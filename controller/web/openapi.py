@@ -11,10 +11,22 @@ from controller.diagnosis.asked import ProbeRequest
 from controller.matrix.policy import BY, PolicyMatrix
 from controller.sweep import SweepState
 from controller.web.documents import ClusterDocument, Error, Paths
+from controller.web.node_facts import SUBJECTS, FactsDocument
 from model.diagnosis import Incident, Matrix, ProbeReport
 from model.words import IncidentState, MatrixKind
 
-TYPES = (ClusterDocument, Error, Incident, Matrix, Paths, PolicyMatrix, ProbeReport, ProbeRequest, SweepState)
+TYPES = (
+    ClusterDocument,
+    Error,
+    FactsDocument,
+    Incident,
+    Matrix,
+    Paths,
+    PolicyMatrix,
+    ProbeReport,
+    ProbeRequest,
+    SweepState,
+)
 VERSION = "1"
 KINDS = [kind.value for kind in MatrixKind]
 STATES = [state.value for state in IncidentState]
@@ -72,6 +84,22 @@ OPERATIONS: tuple[tuple[str, str, str, Any, tuple[Any, ...], Any], ...] = (
         "one incident",
         Incident,
         (_parameter("id", "its id", _TEXT, where="path"),),
+        None,
+    ),
+    (
+        "get",
+        "/api/v1/nodes/{name}/facts",
+        "what a node's network looks like, and what changed there lately",
+        FactsDocument,
+        (
+            _parameter("name", "the node", _TEXT, where="path"),
+            _parameter(
+                "subject", "what of it, several with commas in between", {"type": "string", "enum": [*SUBJECTS]}
+            ),
+            _parameter("now", "ask the node instead of telling what was read last", {"type": "boolean"}),
+            _parameter("pod", "NAMESPACE/NAME: of this pod's network namespace, now", _TEXT),
+            _parameter("where", "which conntrack_entries: NAME=VALUE, with commas in between", _TEXT),
+        ),
         None,
     ),
     ("post", "/api/v1/probe", "one probe now, and why it fails", ProbeReport, (), ProbeRequest),

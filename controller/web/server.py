@@ -16,7 +16,8 @@ from controller.auth import DeniedError
 from controller.diagnosis.asked import TargetError
 from controller.web.agent_socket import agent
 from controller.web.documents import Error
-from controller.web.handlers import ROUTES, BadRequestError, Handler, answer
+from controller.web.handlers import ROUTES, Handler
+from controller.web.replies import BadRequestError, answer
 from controller.web.services import SERVICES, Services
 
 log = logging.getLogger(__name__)

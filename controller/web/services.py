@@ -11,6 +11,7 @@ from controller.agents import AgentRegistry
 from controller.auth import Authenticator
 from controller.cluster.watch import ClusterWatch
 from controller.diagnosis.on_demand import OnDemand
+from controller.facts.keeper import FactsKeeper
 from controller.incident.book import IncidentBook
 from controller.matrix.matrix import MatrixBook
 from controller.planner import Planner
@@ -28,6 +29,7 @@ class Counts:
     refused: dict[int, int] = field(default_factory=dict)
     requests: dict[tuple[str, int], int] = field(default_factory=dict)
     probing: int = 0
+    reading: int = 0
     lag_s: float = 0.0
 
 
@@ -44,6 +46,7 @@ class Services:
     on_demand: OnDemand
     sweep: Sweep
     hub: EventHub
+    facts: FactsKeeper
     auth: Authenticator
     alive: Callable[[], bool]
     counts: Counts = field(default_factory=Counts)

@@ -54,7 +54,9 @@ async def knock(controller: Controller, doors: list[tuple[str, str]], token: str
     found = {}
     for method, path in doors:
         body = b"[]" if method == "POST" else None
-        found[path] = await call(controller, method, path.replace("{id}", "none"), token=token, body=body)
+        found[path] = await call(
+            controller, method, path.replace("{id}", "none").replace("{name}", "none"), token=token, body=body
+        )
     return found
 
 
