@@ -24,7 +24,9 @@ _Take = Callable[[int, int, bytes, bool], Change | None]
 MAX_CHANGES: Final = 256
 MAX_TOLD: Final = 64
 NETLINK_NETFILTER: Final = 12
-SOL_NETLINK, ADD_MEMBERSHIP, SO_ATTACH_FILTER = 270, 1, 26
+SOL_NETLINK, ADD_MEMBERSHIP, SO_ATTACH_FILTER, SO_RCVBUFFORCE = 270, 1, 26, 33
+# Room for what comes while the loop is busy; the kernel takes it only when it is needed.
+BUFFER: Final = 1 << 20
 # Links, addresses, routes and rules of both families, neighbours, settings of devices (RTNLGRP_*).
 ROUTE_GROUPS: Final = (1, 3, 5, 7, 8, 9, 11, 19, 24, 25)
 NFTABLES_GROUP: Final = 7
@@ -96,6 +98,7 @@ class Journal:
         """A socket on these groups. Where the right to listen is missing, the rest of the journal goes on without."""
         made = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, protocol)
         try:
+            made.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, BUFFER)
             made.bind((0, 0))
             attach(made, rules)
             for group in groups:
@@ -120,7 +123,7 @@ class Journal:
             except BlockingIOError:
                 return
             except OSError:
-                # ENOBUFS: more came than could be kept.
+                # ENOBUFS: more came than there was room for; how many, nobody knows.
                 self.lost += 1
                 continue
             self._take(data, take)
