@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import shlex
 
+from lab.client import Object
 from lab.fault import Bench, Command, FaultError
 from lab.spec import NodeSpec
 
@@ -29,9 +30,18 @@ async def take_away(bench: Bench, node: NodeSpec) -> tuple[Command, ...]:
     return tuple(undo)
 
 
-async def unchecked(bench: Bench, node: NodeSpec) -> tuple[str, ...]:
-    """Arguments of a probe that policy forbids and that this node alone has to stop."""
-    for pod in await bench.api.list("pods"):
+async def guarded(bench: Bench, on: str) -> tuple[NodeSpec, tuple[str, ...]]:
+    """A node that has pods to guard, that of `on` if it names one; and a probe that policy forbids and it must stop."""
+    first = bench.node(on)
+    pods = await bench.api.list("pods")
+    for node in [first] if on else [first, *(n for n in bench.topology.nodes if n.name != first.name)]:
+        if probe := await _unchecked(bench, node, pods):
+            return node, probe
+    raise FaultError(f"no pod on {first.name if on else 'any node'} is subject to a policy of the sample")
+
+
+async def _unchecked(bench: Bench, node: NodeSpec, pods: list[Object]) -> tuple[str, ...]:
+    for pod in pods:
         meta, spec = pod["metadata"], pod["spec"]
         ports = [p for c in spec["containers"] for p in c.get("ports", ()) if p.get("protocol", "TCP") == "TCP"]
         if spec.get("nodeName") == node.name and meta["namespace"] in {"shop", "pay"} and ports:
@@ -40,4 +50,4 @@ async def unchecked(bench: Bench, node: NodeSpec) -> tuple[str, ...]:
             source = await bench.pod_on(bench.other(node).name)
             target = f"pod/{meta['namespace']}/{meta['name']}"
             return source, target, "--proto", "tcp", "--port", str(ports[0]["containerPort"])
-    raise FaultError(f"no pod on {node.name} is subject to a policy of the sample")
+    return ()

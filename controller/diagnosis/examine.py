@@ -186,6 +186,9 @@ class Examiner:
             result, facts = await asyncio.gather(
                 self._probe(pod.node, order), self._agents.facts(pod.node, sockets, FACTS_S)
             )
+            if result.outcome is Outcome.NOT_MEASURED:
+                # Whether all replicas are down or one hangs on each answer; a busy agent has another chance.
+                result = await self._probe(pod.node, order)
             return (facts if isinstance(facts, Facts) else None), result
 
         results = await asyncio.gather(*(ask(p) for p in pods))

@@ -28,5 +28,6 @@ FAULT = Fault(
     title="a node has no route to another node's pods",
     target="node/A,node/B",
     make=make,
-    applies=lambda spec: spec.nodes > 1,
+    # a real flannel without tunnel looks at its routes every 10 s and puts back what is missing
+    applies=lambda spec: spec.nodes > 1 and not (spec.real and spec.cni == "flannel-host-gw"),
 )

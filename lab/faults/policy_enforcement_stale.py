@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from lab.enforcement import take_away, unchecked
+from lab.enforcement import guarded, take_away
 from lab.fault import Bench, Broken, Expected, Fault
 
 
 async def make(bench: Bench, on: str) -> Broken:
     """Delete the jumps into the enforcement's chains on one node."""
-    node = bench.node(on)
-    probe = await unchecked(bench, node)
+    node, probe = await guarded(bench, on)
     undo = await take_away(bench, node)
     return Broken(
         code=FAULT.code,

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from lab.enforcement import take_away, unchecked
+from lab.enforcement import guarded, take_away
 from lab.fault import Bench, Broken, Command, Expected, Fault
 
 
 async def make(bench: Bench, _on: str) -> Broken:
     """Delete the jumps into the enforcement's chains on every node."""
     undo: list[Command] = []
-    probe = await unchecked(bench, bench.node(""))
+    _, probe = await guarded(bench, "")
     for node in bench.topology.nodes:
         undo += await take_away(bench, node)
     return Broken(

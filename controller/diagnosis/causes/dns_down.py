@@ -20,11 +20,11 @@ SILENT = frozenset({Outcome.TIMEOUT, Outcome.REFUSED, Outcome.UNREACHABLE})
 
 
 def find_replica(case: Case) -> Iterator[Finding]:
-    """Yield each replica that does not answer even its own node's host, while another one does answer its own."""
+    """Yield each replica that does not answer even its own node's host, unless none does."""
     down = _down(case)
     if down and len(down) < len(case.replicas):
         for pod in down:
-            yield _replica(case, pod, case.replicas[pod.uid])
+            yield _replica(case, pod, case.replicas[pod.uid], _unasked(case))
 
 
 def find_all(case: Case) -> Iterator[Finding]:
@@ -49,6 +49,12 @@ def _down(case: Case) -> list[Pod]:
     return sorted(found, key=lambda p: (p.namespace, p.name))
 
 
+def _unasked(case: Case) -> tuple[str, ...]:
+    """Replicas of which nothing is known, as nobody could ask them."""
+    pods = (case.cluster.pods.get(u) for u, r in case.replicas.items() if r.outcome is Outcome.NOT_MEASURED)
+    return tuple(sorted(f"{pod.namespace}/{pod.name}" for pod in pods if pod is not None))
+
+
 def _says(case: Case, pod: Pod, result: ProbeResult) -> tuple[Evidence, ...]:
     asked = Evidence(
         fact="dns_query",
@@ -64,21 +70,22 @@ def _says(case: Case, pod: Pod, result: ProbeResult) -> tuple[Evidence, ...]:
     return (asked, Evidence(fact="sockets", node=pod.node, says=f"the pod {state} port {case.flow.port}/udp"))
 
 
-def _replica(case: Case, pod: Pod, result: ProbeResult) -> Finding:
+def _replica(case: Case, pod: Pod, result: ProbeResult, unasked: tuple[str, ...]) -> Finding:
     name = f"{pod.namespace}/{pod.name}"
     ready = "is Ready all the same" if pod.ready else "is not Ready"
     evidence = (*_says(case, pod, result), Evidence(fact="pod", says=f"pod {name} {ready}"))
     cause = Cause(
         code=REPLICA,
-        confidence=0.97,
+        confidence=0.8 if unasked else 0.97,
         object=Object(kind="Pod", namespace=pod.namespace, name=pod.name, node=pod.node),
-        summary=f"DNS replica {name} on {pod.node} does not answer; the others do",
+        summary=f"DNS replica {name} on {pod.node} does not answer" + ("" if unasked else "; the others do"),
         evidence=evidence,
         fix=f"kubectl -n {pod.namespace} logs {pod.name}; kubectl -n {pod.namespace} delete pod {pod.name}",
     )
     service = case.cluster.dns_service()
     targets = (pod.uid, *((service.uid,) if service is not None else ()))
-    return Finding(cause=cause, scope=Scope(targets=targets))
+    missing = tuple(f"whether {other} answers: its node could not be asked" for other in unasked)
+    return Finding(cause=cause, scope=Scope(targets=targets), missing=missing)
 
 
 def _all(case: Case, service: Service, down: list[Pod]) -> Finding:
