@@ -177,6 +177,18 @@ def ends(passages: Sequence[Passage], book: Book, found: Sequence[TraceStep], fa
     )
 
 
+def untraced(ruleset: Ruleset) -> tuple[str, ...]:
+    """Tables with rules outside of the hooks that a trace marks packets for: at a device, and in bridges."""
+    return tuple(
+        f"{table.family} {table.name}"
+        for table in ruleset.tables
+        if any(
+            chain.rules and chain.hook and (table.family == "bridge" or chain.hook in {"ingress", "egress"})
+            for chain in table.chains.values()
+        )
+    )
+
+
 def _verdict(rule: Rule, told: str) -> str:
     if rule.expressions is None:
         target = parse(rule.text).target.lower()

@@ -165,7 +165,11 @@ class RuleTracer:
             steps=steps,
             hooks=story.hooks(found),
             ends=ends,
-            missing=(*self._missing, *(f"{backend}: {why}" for backend, why in reading.errors.items())),
+            missing=(
+                *self._missing,
+                *(f"{backend}: {why}" for backend, why in reading.errors.items()),
+                *(f"not traced: table {name}" for name in story.untraced(reading.ruleset)),
+            ),
         )
 
     def _by_counters(
