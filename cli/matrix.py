@@ -52,7 +52,9 @@ def _policy(session: Session, by: str, namespace: str) -> int:
     shown = msgspec.convert(document, PolicyShown)
     session.show(document, lambda: policy_matrix(shown, wide=session.wide, width=session.console.width))
     wrong = {Verdict.UNEXPECTED_BLOCK, Verdict.UNEXPECTED_PASS}
-    return EXIT_WRONG if any(cell.verdict in wrong for cell in shown.cells) else EXIT_OK
+    if any(cell.verdict in wrong for cell in shown.cells):
+        return EXIT_WRONG
+    return EXIT_OK if any(cell.paths for cell in shown.cells) else EXIT_INCONCLUSIVE
 
 
 def _matrix(session: Session, kind: str) -> int:

@@ -10,6 +10,7 @@ Exit code: 0 printed, or `why`: allowed · 1 `why`: denied · 2 usage or broken 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -37,6 +38,10 @@ def main(argv: Sequence[str]) -> int:
     except (ManifestError, QuestionError) as error:
         print(f"kubereach policy: {error}", file=sys.stderr)
         return USAGE_ERROR
+    except BrokenPipeError:
+        # Whoever read has enough; what Python would still write at its end must not complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else USAGE_ERROR
 

@@ -66,6 +66,8 @@ def _title(document: PolicyShown) -> Text:
     line = Text.assemble(("policy", "bold"), f" by {document.by} at {document.at}: ")
     if wrong:
         return line.append(f"{wrong} of {seen} observed cells are not as policies say", style="bold red")
+    if not seen:
+        return line.append("nothing was observed yet", style="bold magenta")
     return line.append(f"✓ {seen} observed cells, all as policies say", style="bold green")
 
 

@@ -17,7 +17,7 @@ from controller.policy import PolicyModel
 from model.facts import Dropper, Facts, Link, Packet, Route, RouteAnswer, Walk
 from model.netfilter import RuleRef
 from model.probes import ProbeResult, Vantage
-from model.words import CellState, Method, Network, Outcome, Verdict
+from model.words import CellState, Method, Network, Outcome
 
 Site = tuple[str, str]
 """A network namespace of the cluster: node name, and pod UID ("" for the node's own)."""
@@ -184,18 +184,10 @@ class Case:
 
     def sampled(self) -> Iterator[tuple[Path, PathStatus]]:
         """Yield every path that has been measured lately, with its state, but for those that policy forbids."""
-        yield from ((p, s) for p, s in self._measured() if p.expected.allowed is not False)
-
-    def forbidden(self) -> Iterator[tuple[Path, PathStatus]]:
-        """Yield every path that policy forbids and that has been measured since it does, with its state."""
-        for path, status in self._measured():
-            if path.expected.allowed is False and status.verdict is not Verdict.UNKNOWN:
-                yield path, status
-
-    def _measured(self) -> Iterator[tuple[Path, PathStatus]]:
         for path_id, path in self.paths.items():
             status = self.statuses.get(path_id)
-            if status is not None and status.state in {CellState.OK, CellState.FAILING, CellState.DEGRADED}:
+            measured = status is not None and status.state in {CellState.OK, CellState.FAILING, CellState.DEGRADED}
+            if status is not None and measured and path.expected.allowed is not False:
                 yield path, status
 
     @property

@@ -57,6 +57,10 @@ class Statuses(Protocol):
         """The status of every planned path, by path id."""
         ...
 
+    def status(self, path_id: str) -> PathStatus | None:
+        """The status of one path; None if it is not planned."""
+        ...
+
     def explained(self, path_ids: Iterable[str]) -> None:
         """The losses of these paths were explained, and their cause is mended."""
         ...
@@ -201,10 +205,10 @@ class Diagnoser:
         question = question_of(suspect.path, self._cluster())
         if question is None:
             return
-        before = self._matrix.statuses().get(suspect.path.id)
+        before = self._matrix.status(suspect.path.id)
         passes = before is not None and passes_wrongly(before)
         case, findings = await self.diagnose(question, passes=passes)
-        status = self._matrix.statuses().get(suspect.path.id)
+        status = self._matrix.status(suspect.path.id)
         if status is None or passes is not passes_wrongly(status):
             return
         if not passes and status.state not in TELLING:
@@ -249,8 +253,7 @@ class Diagnoser:
         explained = [f for f in findings if f.scope.covers(path)] or [findings[0]]
         best = explained[0]
         others = tuple(f for f in findings if f is not best)
-        statuses = self._matrix.statuses().values()
-        wrong = [s.path for s in statuses if fails_wrongly(s) or passes_wrongly(s)]
+        wrong = [s.path for s in self._matrix.not_ok() if fails_wrongly(s) or passes_wrongly(s)]
         for entry in self._book.open_entries():
             vague = entry.incident.causes[0].code == explain.INCONCLUSIVE
             riddles = [p for p in wrong if any(s.covers(p) for s in entry.scopes)]

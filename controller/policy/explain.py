@@ -132,7 +132,7 @@ def _peer_lack(rule: Rule, question: Question) -> tuple[int, str, tuple[Requirem
 def _one_lack(peer: Peer, question: Question) -> tuple[int, str, tuple[Requirement, ...]]:
     item, peer_namespace = question.peer, question.peer_namespace
     pod = "this pod" if question.direction is Direction.INGRESS else "that pod"
-    who = {"pod": pod, "node": f"node {item.name}", "range": f"{item.span[0]} to {item.span[1]}"}[item.kind]
+    who = {"pod": pod, "node": f"node {item.name}", "range": _range_text(item)}[item.kind]
     if isinstance(peer, PodsPeer):
         if item.kind != "pod":
             return 40, f"{who} is no pod that a selector matches", ()
@@ -155,6 +155,13 @@ def _one_lack(peer: Peer, question: Question) -> tuple[int, str, tuple[Requireme
         )
         return 30, where, ()
     return 45, f"{who} is not among them", ()
+
+
+def _range_text(item: Item) -> str:
+    """Write a range of outside addresses that no block tells apart, which may be all that there are."""
+    first, last = item.span
+    whole = first in {"0.0.0.0", "::"} and last in {"255.255.255.255", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"}
+    return "an outside address" if whole else f"an outside address of {first} to {last}"
 
 
 def _state(unmet: list[Requirement], labels: Mapping[str, str]) -> str:

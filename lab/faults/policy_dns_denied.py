@@ -2,35 +2,22 @@
 
 from __future__ import annotations
 
-from lab.fault import Bench, Broken, Expected, Fault, Patch
+from lab.fault import Bench, Broken, Fault
+from lab.policies import Spoil, spoil
 
-PATH = "/spec/egress/0/ports"
-PORTS = [{"protocol": "TCP", "port": 443}]
+WAY = Spoil(
+    code="policy.dns_denied",
+    default="pay/dns",
+    path="/spec/egress/0/ports",
+    wrong=lambda _: [{"protocol": "TCP", "port": 443}],
+    says="{policy} lets pods out, but not to port 53",
+    probe=("pod/pay/payments", "dns/ledger.pay.svc.cluster.local"),
+)
 
 
 async def make(bench: Bench, on: str) -> Broken:
     """Replace the ports of the policy's first egress rule, which were those of DNS."""
-    policy = await bench.object("networking/networkpolicies", on, "networkpolicy/", "pay/dns")
-    namespace, name = policy["metadata"]["namespace"], policy["metadata"]["name"]
-    was, wrong = policy["spec"]["egress"][0]["ports"], PORTS
-    await bench.api.patch(
-        "networking/networkpolicies",
-        name,
-        [{"op": "replace", "path": PATH, "value": wrong}],
-        namespace,
-        patch_type="json",
-    )
-    return Broken(
-        code=FAULT.code,
-        on=f"networkpolicy/{namespace}/{name}",
-        says=f"NetworkPolicy {namespace}/{name} lets pods out, but not to port 53",
-        expected=(Expected(code=FAULT.code, kind="NetworkPolicy", namespace=namespace, name=name),),
-        probe=("pod/pay/payments", "dns/ledger.pay.svc.cluster.local"),
-        undo=(Patch("networking/networkpolicies", namespace, name, [{"op": "replace", "path": PATH, "value": was}]),),
-        exit_code=0,
-    )
+    return await spoil(bench, on, WAY)
 
 
-FAULT = Fault(
-    code="policy.dns_denied", title="an egress policy forgets port 53", target="networkpolicy/NS/NAME", make=make
-)
+FAULT = Fault(code=WAY.code, title="an egress policy forgets port 53", target="networkpolicy/NS/NAME", make=make)

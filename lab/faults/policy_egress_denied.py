@@ -2,36 +2,23 @@
 
 from __future__ import annotations
 
-from lab.fault import Bench, Broken, Expected, Fault, Patch
+from lab.fault import Bench, Broken, Fault
+from lab.policies import Spoil, spoil
 
-PATH = "/spec/egress/0/ports/0/port"
+WAY = Spoil(
+    code="policy.egress_denied",
+    default="pay/payments-egress",
+    path="/spec/egress/0/ports/0/port",
+    wrong=lambda was: int(was) + 1,
+    says="{policy} lets pods out to port {wrong} instead of {was}",
+    probe=("pod/pay/payments", "svc/pay/ledger:5432"),
+    opens=False,
+)
 
 
 async def make(bench: Bench, on: str) -> Broken:
     """Add one to the port of the policy's first egress rule."""
-    policy = await bench.object("networking/networkpolicies", on, "networkpolicy/", "pay/payments-egress")
-    namespace, name = policy["metadata"]["namespace"], policy["metadata"]["name"]
-    was = policy["spec"]["egress"][0]["ports"][0]["port"]
-    wrong = int(was) + 1
-    await bench.api.patch(
-        "networking/networkpolicies",
-        name,
-        [{"op": "replace", "path": PATH, "value": wrong}],
-        namespace,
-        patch_type="json",
-    )
-    return Broken(
-        code=FAULT.code,
-        on=f"networkpolicy/{namespace}/{name}",
-        says=f"NetworkPolicy {namespace}/{name} lets pods out to port {wrong} instead of {was}",
-        expected=(Expected(code=FAULT.code, kind="NetworkPolicy", namespace=namespace, name=name),),
-        probe=("pod/pay/payments", "svc/pay/ledger:5432"),
-        undo=(Patch("networking/networkpolicies", namespace, name, [{"op": "replace", "path": PATH, "value": was}]),),
-        exit_code=0,
-        opens=False,
-    )
+    return await spoil(bench, on, WAY)
 
 
-FAULT = Fault(
-    code="policy.egress_denied", title="a policy lets out to the wrong port", target="networkpolicy/NS/NAME", make=make
-)
+FAULT = Fault(code=WAY.code, title="a policy lets out to the wrong port", target="networkpolicy/NS/NAME", make=make)

@@ -5,7 +5,6 @@ Kubernetes as well. Rules are written when pods, namespaces or policies change, 
 rule that a user breaks by hand stays broken, as it would until the controller's next full sync.
 """
 
-import argparse
 import asyncio
 import logging
 import time
@@ -13,18 +12,15 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from lab import netns
-from lab.client import ApiClient, Object
+from lab.client import Object
+from lab.follower import follow, serve
 from lab.policy import calico, kube_router
 from lab.policy.keeper import PolicyKeeper, Shape
 from lab.policy.kube_router import Enforcement
 from lab.policy.objects import Pod, Policy, read_pods, read_policy
 from lab.policy.resolve import ResolvedPolicy, resolve
-from lab.reflector import Reflector
 from lab.ruler import Children
-from lab.spec import Topology, load_topology
-
-DEBOUNCE_S = 0.05
-RETRY_S = 2.0
+from lab.spec import Topology
 
 log = logging.getLogger("lab.policy")
 
@@ -62,9 +58,10 @@ class Enforcer:
             for family in ((4, 6) if topology.spec.dual else (4,))
         ]
 
-    async def sync(self, pods: Iterable[Object], namespaces: Iterable[Object], policies: Iterable[Object]) -> bool:
-        """Bring every node to these objects; return whether all of them could be."""
+    async def sync(self, objects: list[list[Object]]) -> bool:
+        """Bring every node to pods, namespaces and policies; return whether all of them could be."""
         started = time.monotonic()
+        pods, namespaces, policies = objects
         known = read_pods(pods, namespaces)
         parsed = read_policies(policies)
         resolved = {family: resolve(parsed, known, family) for family in (4, 6)}
@@ -101,40 +98,8 @@ def read_policies(items: Iterable[Object]) -> list[Policy]:
 
 async def run(topology: Topology, kubeconfig: Path) -> None:
     """Enforce until cancelled."""
-    changed = asyncio.Event()
-    async with ApiClient.from_kubeconfig(kubeconfig) as client, asyncio.TaskGroup() as tasks:
-        reflectors = [
-            Reflector(client, key, changed=changed) for key in ("pods", "namespaces", "networking/networkpolicies")
-        ]
-        for reflector in reflectors:
-            tasks.create_task(reflector.run())
-        for reflector in reflectors:
-            await reflector.synced.wait()
-        enforcer = Enforcer(topology)
-        complete = False
-        while True:
-            try:
-                async with asyncio.timeout(None if complete else RETRY_S):
-                    await changed.wait()
-            except TimeoutError:
-                pass
-            # one change seldom comes alone
-            await asyncio.sleep(DEBOUNCE_S)
-            changed.clear()
-            pods, namespaces, policies = (list(reflector.objects.values()) for reflector in reflectors)
-            complete = await enforcer.sync(pods, namespaces, policies)
-
-
-def main() -> None:
-    """Read the arguments and enforce."""
-    parser = argparse.ArgumentParser(prog="lab.policy", description=__doc__)
-    parser.add_argument("--lab", required=True, help="name of the lab")
-    parser.add_argument("--kubeconfig", type=Path, help="default: the lab's own")
-    arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    topology = load_topology(arguments.lab)
-    asyncio.run(run(topology, arguments.kubeconfig or topology.directory / "kubeconfig"))
+    await follow(kubeconfig, ("pods", "namespaces", "networking/networkpolicies"), lambda: Enforcer(topology).sync)
 
 
 if __name__ == "__main__":
-    main()
+    serve("lab.policy", __doc__, run)

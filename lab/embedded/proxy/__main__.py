@@ -4,24 +4,20 @@ Rules are written when Services or EndpointSlices change, and whole when the pro
 time. So a rule that a user breaks by hand stays broken, as it would until kube-proxy's next full sync.
 """
 
-import argparse
 import asyncio
 import logging
 import time
 from pathlib import Path
 
 from lab import netns
-from lab.client import ApiClient
+from lab.client import Object
 from lab.embedded.proxy.decision import NodeView
 from lab.embedded.proxy.flows import stale_flows
 from lab.embedded.proxy.keeper import Keeper, make_keeper
 from lab.embedded.proxy.services import FAMILIES, Family, ServicePort, read_service_ports
-from lab.reflector import Reflector
+from lab.follower import follow, serve
 from lab.ruler import Children
-from lab.spec import NodeSpec, Topology, load_topology
-
-DEBOUNCE_S = 0.05
-RETRY_S = 2.0
+from lab.spec import NodeSpec, Topology
 
 log = logging.getLogger("lab.embedded.proxy")
 
@@ -49,13 +45,11 @@ class Proxy:
         ]
         self._ports: dict[Family, tuple[ServicePort, ...]] = {}
 
-    async def sync(self, services: Reflector, slices: Reflector) -> bool:
-        """Bring every node to the objects of this moment; return whether all of them could be."""
+    async def sync(self, objects: list[list[Object]]) -> bool:
+        """Bring every node to Services and EndpointSlices; return whether all of them could be."""
         started = time.monotonic()
-        ports = {
-            family: read_service_ports(services.objects.values(), slices.objects.values(), family)
-            for family in FAMILIES
-        }
+        services, slices = objects
+        ports = {family: read_service_ports(services, slices, family) for family in FAMILIES}
         stale = {
             family: stale_flows(self._ports[family], ports[family], family) if self._ports else []
             for family in FAMILIES
@@ -85,38 +79,8 @@ class Proxy:
 
 async def run(topology: Topology, kubeconfig: Path) -> None:
     """Serve until cancelled."""
-    changed = asyncio.Event()
-    async with ApiClient.from_kubeconfig(kubeconfig) as client, asyncio.TaskGroup() as tasks:
-        services = Reflector(client, "services", changed=changed)
-        slices = Reflector(client, "discovery/endpointslices", changed=changed)
-        for reflector in (services, slices):
-            tasks.create_task(reflector.run())
-        await services.synced.wait()
-        await slices.synced.wait()
-        proxy = Proxy(topology)
-        complete = False
-        while True:
-            try:
-                async with asyncio.timeout(None if complete else RETRY_S):
-                    await changed.wait()
-            except TimeoutError:
-                pass
-            # one change seldom comes alone
-            await asyncio.sleep(DEBOUNCE_S)
-            changed.clear()
-            complete = await proxy.sync(services, slices)
-
-
-def main() -> None:
-    """Read the arguments and serve."""
-    parser = argparse.ArgumentParser(prog="lab.embedded.proxy", description=__doc__)
-    parser.add_argument("--lab", required=True, help="name of the lab")
-    parser.add_argument("--kubeconfig", type=Path, help="default: the lab's own")
-    arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    topology = load_topology(arguments.lab)
-    asyncio.run(run(topology, arguments.kubeconfig or topology.directory / "kubeconfig"))
+    await follow(kubeconfig, ("services", "discovery/endpointslices"), lambda: Proxy(topology).sync)
 
 
 if __name__ == "__main__":
-    main()
+    serve("lab.embedded.proxy", __doc__, run)
