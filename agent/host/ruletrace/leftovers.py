@@ -10,6 +10,7 @@ import errno
 import itertools
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -45,7 +46,9 @@ def remove() -> tuple[str, ...]:
             if table.family != inet or made_by is None or _is_alive(int(made_by[1]), int(made_by[2])):
                 continue
             if table_name.startswith(NOTE_PREFIX):
-                restore(decode(found.get(USERDATA, b"")))
+                # A logger that is gone meanwhile cannot be put back by anybody: the note must not stand in the way.
+                with suppress(OSError):
+                    restore(decode(found.get(USERDATA, b"")))
             delete(socket, table_name)
             gone.append(table_name)
     finally:

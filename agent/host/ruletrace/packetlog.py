@@ -62,7 +62,7 @@ class PacketLog:
         return self._socket.events()
 
     def close(self) -> None:
-        """Puts the settings back, then lets the group go."""
+        """Puts the settings back, then lets the group go. Raises OSError where it cannot; then the note stays."""
         try:
             if self._former:
                 settings.restore(self._former)

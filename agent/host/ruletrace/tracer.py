@@ -108,12 +108,20 @@ class RuleTracer:
     def close(self) -> None:
         """Takes everything away; also what a failed arming left."""
         with ExitStack() as stack:
-            for one in (self._events, self._log, self._control):
+            for one in (self._events, self._control):
                 if one is not None:
                     stack.callback(one.close)
+            stack.callback(self._close_log)
             if self._control is not None and self._own:
                 leftovers.delete(self._control, self._own)
         self._control = self._log = self._events = None
+
+    def _close_log(self) -> None:
+        try:
+            if self._log is not None:
+                self._log.close()
+        except OSError as error:
+            self._miss(f"{story.LOG}: settings of the log are not put back: {error.strerror or error}")
 
     def _open_log(self) -> None:
         """Only where legacy tables exist: their lines come by the packet log, else their counters must do."""

@@ -160,6 +160,14 @@ def test_kill_9_leaves_nothing_after_the_next_start(router: Router) -> None:
     assert (tables(router), settings(router)) == (rules, loggers)
 
 
+def test_what_cannot_be_put_back_stands_in_nobodys_way(router: Router) -> None:
+    """A dead trace's note of a logger that the kernel has no more is removed, and others trace on."""
+    run(router.router, "iptables-nft -A FORWARD -p tcp --dport 80 -j DROP; "
+        "nft 'table inet kubereach_trace_note_4194303_1_1 { comment \"2=nobody\"\n}'")  # fmt: skip
+    assert [told(end)[0] for end in trace(router, syn(4)).ends] == ["drop"]
+    assert tables(router) == "table ip filter"
+
+
 @pytest.mark.parametrize("backend", ["nft", "legacy"])
 def test_a_living_trace_is_no_leftover(router: Router, backend: str) -> None:
     """Who clears away leftovers does not touch a trace that runs."""
