@@ -42,7 +42,7 @@ def build_parser() -> Parser:
 
 def main(argv: list[str]) -> int:
     """Runs the command. Returns the exit code."""
-    args = build_parser().parse_args(argv)
+    args = build_parser().parse_intermixed_args(argv)
     return run(lambda session: _facts(session, args), args)
 
 

@@ -19,5 +19,8 @@ class Change(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     says: str = ""
 
     def __str__(self) -> str:
-        text = f"{self.subject} {self.name} {self.says}".strip()
-        return f"{text} {'went' if self.what == 'gone' else 'came' if self.what == 'new' else 'changed'}"
+        """In words: "route 10.244.2.0/24 via 10.77.1.12 dev eth0 went", "link eth0 changed: down"."""
+        if self.what == "changed":
+            colon = "" if not self.says or self.says.startswith(("to ", "by ")) else ":"
+            return f"{self.subject} {self.name} changed{colon} {self.says}".strip()
+        return f"{self.subject} {self.name} {self.says}".strip() + (" went" if self.what == "gone" else " came")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -36,7 +37,15 @@ def subjects(document: dict[str, Any], *, wide: bool) -> RenderableType:
     when = "now" if document["fresh"] else f"at {document['at']}" if document["at"] else "never"
     parts: list[RenderableType] = []
     for name, value in document["facts"].items():
-        parts += [Text(f"{name} of {where}, read {when}", style="bold"), _value(value, wide=wide), Text()]
+        parts += [
+            Text(f"{name} of {where}, read {when}", style="bold"),
+            _value(FLAT.get(name, _same)(value), wide=wide),
+            Text(),
+        ]
+    if any(answer.get("more") for answer in document["facts"].get("conntrack_entries", ())):
+        parts.append(
+            Text("there are more: narrow it down by --where, or ask for more by --where limit=1000", style="dim")
+        )
     return Group(*parts, *_errors(document))
 
 
@@ -58,6 +67,73 @@ def _value(value: Any, *, wide: bool) -> RenderableType:
             table.add_row(name, _word(one))
         return table
     return Text(_word(value) if value else "none", style="" if value else "dim")
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+def _ipvs(services: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A row for each server; one for a service without."""
+    rows: list[dict[str, Any]] = []
+    for one in services:
+        where = f"{one.get('address', '')}:{one['port']}" if one.get("port") else one.get("address", "")
+        head = {"service": where or f"mark {one['mark']}", "protocol": one.get("protocol", "")}
+        head["scheduler"] = one.get("scheduler", "")
+        rows += [{**head, **_server(server)} for server in one.get("servers", ())] or [{**head, "server": "none"}]
+    return rows
+
+
+def _server(one: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "server": f"{one['address']}:{one['port']}",
+        "forwarding": one.get("forwarding", "masquerade"),
+        "weight": one.get("weight", 1),
+        **{name: one.get(name, 0) for name in ("active", "inactive", "connections", "packets_in")},
+    }
+
+
+def _connections(answers: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [
+        {
+            "protocol": one["original"]["protocol"],
+            "original": _way(one["original"]),
+            "reply": _way(one["reply"]),
+            "state": one.get("state", ""),
+            "status": " ".join(one.get("status", ())),
+            "timeout_s": one.get("timeout_s", 0),
+        }
+        for answer in answers
+        for one in answer.get("entries", ())
+    ]
+
+
+def _way(one: dict[str, Any]) -> str:
+    return f"{_end(one, 'source')} → {_end(one, 'destination')}"
+
+
+def _end(one: dict[str, Any], name: str) -> str:
+    port = one.get(f"{name}_port")
+    address = f"[{one[name]}]" if port and ":" in one[name] else one[name]
+    return f"{address}:{port}" if port else address
+
+
+def _conntrack(value: dict[str, Any]) -> dict[str, Any]:
+    return {"count": value["count"], "maximum": value["maximum"], **value.get("statistics", {})}
+
+
+def _counters(value: dict[str, Any]) -> dict[str, Any]:
+    softnet = {
+        f"softnet.cpu{one['cpu']}.{name}": one.get(name, 0)
+        for one in value.get("softnet", ())
+        for name in ("processed", "dropped", "time_squeeze")
+    }
+    return {**value["protocols"], **softnet}
+
+
+FLAT: dict[str, Callable[[Any], Any]] = {
+    "ipvs": _ipvs, "conntrack_entries": _connections, "conntrack": _conntrack, "counters": _counters
+}  # fmt: skip
 
 
 def _table(*names: str) -> Table:

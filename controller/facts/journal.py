@@ -107,5 +107,5 @@ def _evidence(noted: Noted, node: str, first_failure_s: float) -> Evidence:
     before_s = first_failure_s - noted.at_s
     when = f"{before_s:.1f} s before" if before_s > 0.05 else "at"
     return Evidence(
-        fact="change", node=node, says=f"{noted.change} {when} the first failure", value=rfc3339(noted.at_s)
+        fact="change", node=node, says=f"{noted.change}, {when} the first failure", value=rfc3339(noted.at_s)
     )

@@ -160,10 +160,13 @@ def _vantage(cluster: ClusterState, node: str, pod: str) -> Vantage:
 
 def _query(where: str) -> ConntrackQuery:
     words = [word.partition("=") for word in where.split(",") if word]
+    hint = f"write NAME=VALUE with {', '.join(QUERY_FIELDS)}"
+    if unknown := [name for name, _, _ in words if name not in QUERY_FIELDS]:
+        raise BadRequestError(422, f"where: {unknown[0]!r} is not known", hint)
     try:
         return msgspec.convert({name: value for name, _, value in words}, ConntrackQuery, strict=False)
     except msgspec.ValidationError as error:
-        raise BadRequestError(422, f"where: {error}", f"write {', '.join(QUERY_FIELDS)}, as NAME=VALUE") from None
+        raise BadRequestError(422, f"where: {error}", hint) from None
 
 
 QUERY_FIELDS: Final = ConntrackQuery.__struct_fields__

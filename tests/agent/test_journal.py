@@ -44,8 +44,8 @@ CASES = {
     "ipv6 route": ("ip -6 route add unreachable fd00::/8", "route fd00::/8 unreachable came"),
     "policy rule": ("ip rule add from 10.2.0.0/16 table 7 prio 99", "rule 99 from 10.2.0.0/16 table 7 came"),
     "address": ("ip addr add 10.3.0.1/32 dev vb", "address 10.3.0.1/32 dev vb came"),
-    "mtu": ("ip link set vb mtu 1400", "link vb mtu 1500 to 1400 changed"),
-    "down": ("ip link set vb down", "link vb down changed"),
+    "mtu": ("ip link set vb mtu 1400", "link vb changed: mtu 1500 to 1400"),
+    "down": ("ip link set vb down", "link vb changed: down"),
     "device gone": ("ip link del vx", "link vx went"),
     "tunnel's end": (
         "bridge fdb del 02:00:00:00:00:01 dev vx dst 10.1.0.8", "fdb 02:00:00:00:00:01 dst 10.1.0.8 dev vx went"
@@ -54,8 +54,8 @@ CASES = {
         "ip neigh add 10.1.0.7 lladdr 02:00:00:00:00:02 dev va nud permanent",
         "neighbour 10.1.0.7 lladdr 02:00:00:00:00:02 dev va came",
     ),
-    "forwarding": ("sysctl -qw net.ipv4.ip_forward=0", "sysctl net.ipv4.conf.all.forwarding to 0 changed"),
-    "reverse path": ("sysctl -qw net.ipv4.conf.va.rp_filter=2", "sysctl net.ipv4.conf.va.rp_filter to 2 changed"),
+    "forwarding": ("sysctl -qw net.ipv4.ip_forward=0", "sysctl net.ipv4.conf.all.forwarding changed to 0"),
+    "reverse path": ("sysctl -qw net.ipv4.conf.va.rp_filter=2", "sysctl net.ipv4.conf.va.rp_filter changed to 2"),
 }  # fmt: skip
 
 

@@ -27,23 +27,23 @@ def told(*changes: Change) -> list[str]:
 TOLD = {
     "route of the peer's pods": (
         change("route", "10.244.2.0/24", says="via 10.77.1.12 dev eth0"),
-        "route 10.244.2.0/24 via 10.77.1.12 dev eth0 went 1.2 s before the first failure",
+        "route 10.244.2.0/24 via 10.77.1.12 dev eth0 went, 1.2 s before the first failure",
     ),
-    "default route": (change("route", "0.0.0.0/0"), "route 0.0.0.0/0 went 1.2 s before the first failure"),
+    "default route": (change("route", "0.0.0.0/0"), "route 0.0.0.0/0 went, 1.2 s before the first failure"),
     "uplink": (
-        change("link", "eth0", "changed", "down"), "link eth0 down changed 1.2 s before the first failure"
+        change("link", "eth0", "changed", "down"), "link eth0 changed: down, 1.2 s before the first failure"
     ),
     "setting": (
         change("sysctl", "net.ipv4.conf.all.forwarding", "changed", "to 0"),
-        "sysctl net.ipv4.conf.all.forwarding to 0 changed 1.2 s before the first failure",
+        "sysctl net.ipv4.conf.all.forwarding changed to 0, 1.2 s before the first failure",
     ),
     "filter": (
         change("packet filter", "nftables", "changed", "by nft (process 7)", before_s=0.01),
-        "packet filter nftables by nft (process 7) changed at the first failure",
+        "packet filter nftables changed by nft (process 7), at the first failure",
     ),
     "tunnel's end": (
         change("fdb", "02:00:00:00:00:01", says="dst 10.77.1.12 dev flannel.1"),
-        "fdb 02:00:00:00:00:01 dst 10.77.1.12 dev flannel.1 went 1.2 s before the first failure",
+        "fdb 02:00:00:00:00:01 dst 10.77.1.12 dev flannel.1 went, 1.2 s before the first failure",
     ),
 }  # fmt: skip
 
