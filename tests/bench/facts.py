@@ -1,7 +1,8 @@
-"""Facts of a crowded node: 20,000 rules and 10,000 routes, read by the child process; time, processor and memory."""
+"""Facts of a crowded node, 20,000 rules and 10,000 routes: time, processor and memory, and what it does to probes."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import resource
 import subprocess
@@ -13,9 +14,11 @@ import msgspec
 
 from model.facts import Facts, FactsOrder, Packet
 from model.probes import Vantage
+from tests.bench import reading
 
 ROOT = Path(__file__).resolve().parents[2]
 RULES, ROUTES = 20_000, 10_000
+SUBJECTS = ("links", "addresses", "routes", "neighbours", "fdb", "sysctls")
 PACKET = Packet(
     family=4, source="10.80.0.9", destination="10.96.19.7", protocol="tcp", destination_port=80, incoming="va"
 )
@@ -29,9 +32,8 @@ def run() -> list[tuple[str, float, str]]:
     try:
         _shell(name, "ip link set lo up; ip link add va type veth peer name vb; ip addr add 10.80.0.1/16 dev va; "
                "ip link set va up; ip link set vb up; sysctl -qw net.ipv4.ip_forward=1")  # fmt: skip
-        _shell(name, "ip -batch -", "\n".join(f"route add 10.{100 + at // 65536}.{at // 256 % 256}.{at % 256}/32 via "
-               "10.80.0.2" for at in range(ROUTES)))  # fmt: skip
-        plain = FactsOrder(vantage=Vantage(), subjects=("links", "addresses", "routes", "neighbours", "fdb", "sysctls"))
+        _shell(name, "ip -batch -", routes())
+        plain = FactsOrder(vantage=Vantage(), subjects=SUBJECTS)
         figures += _measured(name, f"six subjects, {ROUTES} routes", plain)
         for backend in ("legacy", "nft"):
             _shell(name, f"iptables-{backend}-restore", services())
@@ -44,7 +46,24 @@ def run() -> list[tuple[str, float, str]]:
         figures += _measured(name, f"walk and droppers, {RULES} native rules", order)
     finally:
         subprocess.run(["ip", "netns", "del", name], check=False, timeout=60)
-    return figures
+    walks = FactsOrder(vantage=Vantage(), walks_asked=(PACKET,), droppers_asked=(PACKET,))
+    orders = {f"{ROUTES} routes": FactsOrder(vantage=Vantage(), subjects=SUBJECTS), f"{RULES} rules": walks}
+    return [*figures, *asyncio.run(reading.measure(_crowd, orders))]
+
+
+def _crowd(namespace: str) -> None:
+    """Fills a node of `tests.agent.bed`, whose uplink is eth0 in 10.9.0.0/24, and lets it forward."""
+    _shell(namespace, "ip link add va type veth peer name vb; ip addr add 10.80.0.1/16 dev va; ip link set va up; "
+           "ip link set vb up; sysctl -qw net.ipv4.ip_forward=1")  # fmt: skip
+    _shell(namespace, "ip -batch -", routes())
+    _shell(namespace, "iptables-nft-restore", services())
+
+
+def routes() -> str:
+    """Host routes, as for that many pods."""
+    return "\n".join(
+        f"route add 10.{100 + at // 65536}.{at // 256 % 256}.{at % 256}/32 via 10.80.0.2" for at in range(ROUTES)
+    )
 
 
 def services() -> str:
