@@ -296,6 +296,11 @@ def _no_ipsec(match: Match, _: Seen, __: World) -> bool | None:
     return True if any(option.name == "pol" and option.value == "none" for option in match.options) else None
 
 
+def _no_extension_header(_: Match, __: Seen, ___: World) -> bool:
+    """Packets that are walked have none, and without it these matches never hold, inverted or not."""
+    return False
+
+
 def _fragment(_: Option, __: Seen, ___: World) -> bool:
     return False
 
@@ -351,6 +356,7 @@ WHOLE: Final[dict[str, Callable[[Match, Seen, World], bool | None]]] = {
     "statistic": _statistic,
     "recent": _recent,
     "policy": _no_ipsec,
+    **dict.fromkeys(("rt", "frag", "hbh", "dst", "mh"), _no_extension_header),
 }
 
 
