@@ -33,7 +33,7 @@ VERDICTS: dict[Verdict, Look] = {
     Verdict.HEALTHY: Look("✓", "bold green", "works"),
     Verdict.BLOCKED_AS_INTENDED: Look("✓", "bold green", "blocked as intended"),
     Verdict.UNEXPECTED_BLOCK: Look("✗", "bold red", "does not get through"),
-    Verdict.UNEXPECTED_PASS: Look("✗", "bold red", "gets through, but NetworkPolicy forbids it"),
+    Verdict.UNEXPECTED_PASS: Look("✗", "bold red", "gets through, but policy forbids it"),
     Verdict.UNKNOWN: Look("?", "bold yellow", "inconclusive"),
 }
 

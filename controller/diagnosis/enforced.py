@@ -29,6 +29,11 @@ class Guarded:
     passes: bool
     says: str
 
+    @property
+    def kinds(self) -> frozenset[str]:
+        """The kinds of the policies: a plugin may enforce one and not another."""
+        return frozenset(label.split()[0] for label in self.policies)
+
 
 def guards_of_flow(case: Case) -> tuple[str, ...]:
     """The nodes that have to stop the case's flow, in order of egress, ingress."""

@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from controller.policy.compiled import Hit
 from controller.policy.objects import (
+    NAME_LABEL,
     Action,
     BlockPeer,
     Direction,
@@ -202,6 +203,10 @@ def peer_text(peer: Peer) -> str:
     if peer.same_labels or peer.not_same_labels:
         kind = "the same" if peer.same_labels else "other"
         return f"{pods} in namespaces with {kind} {', '.join(peer.same_labels or peer.not_same_labels)}"
+    if len(peer.namespaces.requirements) == 1 and peer.namespaces.requirements[0].key == NAME_LABEL:
+        (wanted,) = peer.namespaces.requirements
+        if wanted.operator is Operator.IN:
+            return f"{pods} in namespace {' or '.join(wanted.values)}"
     return f"{pods} in namespaces {_selector_text(peer.namespaces)}" if peer.namespaces.requirements else pods
 
 

@@ -112,6 +112,6 @@ def _counts(mask: int, groups: Iterable[int]) -> list[tuple[int, int]]:
 
 def _words(bits: int) -> tuple[str, ...]:
     if bits == ALL:
-        return ("all ports",)
+        return ("every port of some pods",)
     said = [f"{protocol} {ranges_text(spans)}" for protocol in PROTOCOLS if (spans := ranges(bits, protocol))]
     return tuple(said[:SHOWN_PORTS])

@@ -33,7 +33,9 @@ def _find_open(case: Case) -> Iterator[Finding]:
     """Yield the node that lets through what policies forbid, while others stop it; or the rule there that does so."""
     guards = guards_of_flow(case)
     tried = list(guarded(case))
-    stopped = [one for one in tried if not one.passes]
+    # That a node enforces policies of one kind says nothing of another kind.
+    kinds = {d.policy.kind for d in denials_of(case)}
+    stopped = [one for one in tried if not one.passes and kinds & one.kinds]
     for node in guards:
         rule = _opening_rule(case, node)
         if rule is None and not stopped:

@@ -20,22 +20,23 @@ CODE = "policy.not_enforced"
 def find(case: Case) -> Iterator[Finding]:
     """Yield the network plugin if all that policies forbid gets through everywhere; else a policy of which that holds.
 
-    Everywhere means: on every node that was tried, and on two at least where there are two.
+    Everywhere means: on every node that was tried, and on two at least where there are two. Of an admin policy one node
+    is enough where nothing was stopped by its kind: plugins that enforce NetworkPolicy need not know it.
     """
     denials = denials_of(case) if case.passes else ()
     if not denials:
         return
     tried = list(guarded(case))
     guards = {*guards_of_flow(case), *(node for one in tried for node in one.guards)}
-    if all(one.passes for one in tried):
-        if len(guards) > 1 or len(case.cluster.nodes) == 1:
-            yield _finding(case, tried, _plugin(case), guards)
+    if all(one.passes for one in tried) and (len(guards) > 1 or len(case.cluster.nodes) == 1):
+        yield _finding(case, tried, _plugin(case), guards)
         return
     for denial in denials:
-        mine = [one for one in tried if denial.policy.label in one.policies]
+        policy = denial.policy
+        admin = policy.kind != "NetworkPolicy"
+        mine = [one for one in tried if (policy.kind in one.kinds if admin else policy.label in one.policies)]
         nodes = {*guards_of_flow(case), *(node for one in mine for node in one.guards)}
-        if mine and all(one.passes for one in mine) and len(nodes) > 1:
-            policy = denial.policy
+        if all(one.passes for one in mine) and (admin or (mine and len(nodes) > 1)):
             thing = Object(kind=policy.kind, namespace=policy.namespace, name=policy.name)
             yield _finding(case, mine, thing, nodes)
             return
@@ -63,13 +64,14 @@ def _finding(case: Case, tried: list[Guarded], thing: Object, nodes: set[str]) -
     fix = (
         f"give {thing.name} something that enforces policies, or restart what should: kubectl get daemonsets -A"
         if whole
-        else f"{_describe(thing)}   (and the log of its enforcer)"
+        else f"{_describe(thing)}   ({_remark(thing)})"
     )
+    where = f"on any of {len(nodes)} nodes" if len(nodes) > 1 else f"on {next(iter(nodes), 'its node')}"
     cause = Cause(
         code=CODE,
-        confidence=0.96,
+        confidence=0.96 if len(nodes) > 1 or len(case.cluster.nodes) == 1 else 0.85,
         object=thing,
-        summary=f"{what} on any of {len(nodes)} nodes: {ends}, although policies forbid it",
+        summary=f"{what} {where}: {ends}, although policies forbid it",
         evidence=tuple(evidence),
         fix=fix,
         suppresses=CAUSE.suppresses,
@@ -79,8 +81,15 @@ def _finding(case: Case, tried: list[Guarded], thing: Object, nodes: set[str]) -
 
 def _kinds(case: Case, tried: list[Guarded]) -> str:
     """The kinds of policy that forbid what was tried: a plugin may well enforce others."""
-    kinds = {d.policy.kind for d in denials_of(case)} | {label.split()[0] for one in tried for label in one.policies}
+    kinds = {d.policy.kind for d in denials_of(case)}.union(*(one.kinds for one in tried))
     return " or ".join(sorted(kinds))
+
+
+def _remark(thing: Object) -> str:
+    log = "and the log of its enforcer"
+    if thing.kind == "NetworkPolicy":
+        return log
+    return f"{log}; if the plugin does not implement it: kubereach controller --admin-policies=ignored"
 
 
 def _describe(thing: Object) -> str:

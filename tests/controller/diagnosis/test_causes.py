@@ -10,9 +10,14 @@ import pytest
 from controller.cluster.state import Workload
 from controller.diagnosis import explain
 from controller.diagnosis.case import Case
+from controller.diagnosis.flows import vantage_of
+from controller.plan.expectation import expect, pod_ref, policy_model
+from controller.plan.paths import Path
+from model.diagnosis import Cause
 from model.facts import Dropper, Facts, Packet, Resolution, Route, RouteAnswer, RouteQuery, Walk
 from model.netfilter import RuleRef
-from model.words import MatrixKind, Method, Outcome
+from model.probes import Task
+from model.words import MatrixKind, Method, Network, Outcome
 from tests.controller.diagnosis import world
 
 
@@ -364,3 +369,62 @@ def dns_case(one: Outcome, two: Outcome) -> Case:
 def test_dns_servers_are_judged_by_their_own_hosts(one, two, expected):
     """Only a replica that does not answer its own node's host is down."""
     assert answer(dns_case(one, two)) == expected
+
+
+@pytest.mark.parametrize(
+    ("tried", "expected"),
+    [
+        pytest.param({"plain": Outcome.TIMEOUT}, "policy.not_enforced", id="only NetworkPolicy is enforced"),
+        pytest.param({"plain": Outcome.TIMEOUT, "admin": Outcome.OK}, "policy.not_enforced", id="nor elsewhere"),
+        pytest.param(
+            {"plain": Outcome.TIMEOUT, "admin": Outcome.TIMEOUT}, "policy.enforcement_stale", id="elsewhere it is"
+        ),
+    ],
+)
+def test_an_admin_policy_may_be_what_the_plugin_does_not_know(tried, expected):
+    """Nothing was stopped by its kind: the policy is named. Another node stops it: that node's rules are."""
+    deny = {"action": "Deny", "from": [{"namespaces": {}}]}
+    subject = {"pods": {"podSelector": {"matchLabels": {"app": "web"}}}}
+    policies = {
+        "AdminNetworkPolicy/closed": {
+            "apiVersion": "policy.networking.k8s.io/v1alpha1",
+            "kind": "AdminNetworkPolicy",
+            "metadata": {"name": "closed"},
+            "spec": {"priority": 1, "subject": subject, "ingress": [deny]},
+            "status": {"conditions": True},
+        },
+        "kube-system/closed": {
+            "apiVersion": "networking.k8s.io/v1",
+            "kind": "NetworkPolicy",
+            "metadata": {"name": "closed", "namespace": "kube-system"},
+            "spec": {"podSelector": {"matchLabels": {"k8s-app": "kube-dns"}}, "policyTypes": ["Ingress"]},
+        },
+    }
+    state = world.cluster(policies=policies)
+    model, flow = policy_model(state), world.pod_flow(Method.TCP, 8080)
+    targets = {"admin": world.pod_on("node-c"), "plain": next(iter(state.dns_pods()))}
+    paths = {}
+    for name in tried:
+        source, pod = world.pod_on("node-a"), targets[name]
+        expected_ = expect(model, pod_ref(source), pod_ref(pod), "TCP", 8080, 4)
+        task = Task(id=name, vantage=0, method=Method.TCP, family=4, address=pod.addresses[0], port=8080)
+        paths[name] = Path(
+            kind=MatrixKind.POLICY,
+            source_node="node-a",
+            vantage=vantage_of(source),
+            destination=pod.key,
+            destination_nodes=frozenset({pod.node}),
+            network=Network.POD,
+            target_kind="Pod",
+            expected=expected_,
+            task=task,
+        )
+    found = best_of(world.case(flow, state=state, policy=model, passes=True, tried=tried, paths=paths))
+    assert found.code == expected
+    thing = ("AdminNetworkPolicy", "closed") if expected == "policy.not_enforced" else ("Node", "node-b")
+    assert (found.object.kind, found.object.name) == thing
+
+
+def best_of(case: Case) -> Cause:
+    """The best finding."""
+    return explain.ordered([*explain.early(case), *explain.late(case)])[0].cause
