@@ -29,6 +29,7 @@ ASKING = {
     "incidents": Command("cli.incidents", "main", "what is wrong: one line a cause"),
     "explain": Command("cli.incidents", "explain", "one incident: cause, object, evidence, mend"),
     "facts": Command("cli.facts", "main", "what a node's network looks like, and what changed there lately"),
+    "overlaps": Command("cli.overlaps", "main", "address ranges that are claimed twice, and by whom"),
     "sweep": Command("cli.sweep", "main", "probe everything now"),
 }
 OTHERS = {

@@ -15,7 +15,7 @@ from controller.diagnosis.asked import ProbeRequest
 from controller.matrix import policy as policies
 from controller.web.documents import ClusterDocument, Paths, node_document, path_document
 from controller.web.metrics import render
-from controller.web.node_facts import node_facts
+from controller.web.node_facts import address_overlaps, node_facts
 from controller.web.openapi import document as openapi_document
 from controller.web.replies import BadRequestError, answer
 from controller.web.services import SERVICES, Services
@@ -264,6 +264,7 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("GET", "/api/v1/incidents", allowed(READ, incidents)),
     ("GET", "/api/v1/incidents/{id}", allowed(READ, incident)),
     ("GET", "/api/v1/nodes/{name}/facts", node_facts),
+    ("GET", "/api/v1/overlaps", allowed(READ, address_overlaps)),
     ("GET", "/api/v1/events", allowed(READ, events)),
     ("GET", "/api/v1/sweep/state", allowed(READ, sweep_state)),
     ("POST", "/api/v1/sweep", allowed(PROBE, sweep_begin)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, Final
 
 import msgspec
@@ -11,6 +12,7 @@ from controller.agents import OrderError
 from controller.auth import PROBE, READ, bearer
 from controller.cluster.state import ClusterState
 from controller.diagnosis.flows import vantage_of
+from controller.facts.overlaps import Overlap, overlaps
 from controller.web.replies import BadRequestError, answer
 from controller.web.services import SERVICES, Services
 from model.clock import rfc3339
@@ -80,6 +82,29 @@ async def node_facts(request: web.Request) -> web.StreamResponse:
     if now or query.get("pod"):
         return answer(await _asked(services, name, subjects, query.get("pod", ""), query.get("where", "")))
     return answer(_kept(services, name, subjects))
+
+
+class OverlapsDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """Address ranges that are claimed twice. `missing`: nodes whose links and routes are not known."""
+
+    at: str
+    overlaps: tuple[Overlap, ...]
+    missing: tuple[str, ...]
+
+
+async def address_overlaps(request: web.Request) -> web.StreamResponse:
+    """Overlaps across the cluster, from Kubernetes' objects and from what is kept of each node."""
+    services = request.app[SERVICES]
+    state = services.watch.snapshot()
+    kept = {name: services.facts.latest(name) for name in state.nodes}
+
+    def find() -> tuple[Overlap, ...]:
+        wanted = ("links", "addresses", "routes")
+        return overlaps(state, {n: {s: k[s].value() for s in wanted if s in k} for n, k in kept.items() if k})
+
+    found = await asyncio.to_thread(find)
+    missing = tuple(name for name, its in kept.items() if not its)
+    return answer(OverlapsDocument(at=rfc3339(services.clock.wall()), overlaps=found, missing=missing))
 
 
 def _kept(services: Services, name: str, subjects: tuple[str, ...], why: str = "") -> FactsDocument:

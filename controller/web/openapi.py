@@ -11,7 +11,7 @@ from controller.diagnosis.asked import ProbeRequest
 from controller.matrix.policy import BY, PolicyMatrix
 from controller.sweep import SweepState
 from controller.web.documents import ClusterDocument, Error, Paths
-from controller.web.node_facts import SUBJECTS, FactsDocument
+from controller.web.node_facts import SUBJECTS, FactsDocument, OverlapsDocument
 from model.diagnosis import Incident, Matrix, ProbeReport
 from model.words import IncidentState, MatrixKind
 
@@ -21,6 +21,7 @@ TYPES = (
     FactsDocument,
     Incident,
     Matrix,
+    OverlapsDocument,
     Paths,
     PolicyMatrix,
     ProbeReport,
@@ -102,6 +103,7 @@ OPERATIONS: tuple[tuple[str, str, str, Any, tuple[Any, ...], Any], ...] = (
         ),
         None,
     ),
+    ("get", "/api/v1/overlaps", "address ranges that are claimed twice, and by whom", OverlapsDocument, (), None),
     ("post", "/api/v1/probe", "one probe now, and why it fails", ProbeReport, (), ProbeRequest),
     ("post", "/api/v1/sweep", "one pass over everything, now", SweepState, (_WAIT,), None),
     ("get", "/api/v1/sweep/state", "how far the sweep is", SweepState, (_WAIT,), None),

@@ -82,3 +82,20 @@ async def test_nothing_is_kept_of_pods(kubereach: Kubereach) -> None:
     """--kept and --pod together are a usage error."""
     done = await kubereach("facts", "node-a", "links", "--kept", "--pod", "shop/cart")
     assert done.code == 2 and "nothing is kept of pods" in done.error_line
+
+
+async def test_overlaps(stub: StubController, kubereach: Kubereach) -> None:
+    """Both claims and what comes of it; 1 if there is one, 3 if a node is not known, else 0."""
+    claims = [
+        {"kind": "link", "cidr": "10.244.2.0/26", "who": "docker0 of node-a", "node": "node-a"},
+        {"kind": "pods", "cidr": "10.244.2.0/24", "who": "pods of node-b", "node": "node-b"},
+    ]
+    one = {"cidr": "10.244.2.0/26", "claims": claims, "effect": "packets leave by docker0"}
+    for overlaps, missing, code, text in (
+        ([one], [], 1, "docker0 of node-a (10.244.2.0/26)"),
+        ([], ["node-c"], 3, "not known of node-c"),
+        ([], [], 0, "no address is claimed twice"),
+    ):
+        stub.answers["overlaps"] = (200, {"at": "x", "overlaps": overlaps, "missing": missing})
+        done = await kubereach("overlaps")
+        assert done.code == code and text in " ".join(done.out.split())

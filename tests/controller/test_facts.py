@@ -124,3 +124,15 @@ async def test_a_change_makes_facts_due(controller: Controller, token: str, monk
         _, found = await call(controller, "GET", PATH, token=ADMIN)
         (told,) = found["changes"]
         assert (told["subject"], told["name"], told["what"]) == ("route", "10.244.2.0/24", "gone")
+
+
+async def test_overlaps_are_found_from_what_is_kept(controller: Controller, token: str) -> None:
+    """A node's link in another one's pods is told; nodes of which nothing is kept are named."""
+    async with agent(controller, "node-a", token) as one:
+        await eventually(lambda: "node-a" in controller.services.watch.snapshot().nodes, "the node")
+        reading = asyncio.create_task(controller.services.facts.read("node-a"))
+        await answered(one, Facts(routes=(ROUTE,), digests={"routes": "r1"}))
+        await reading
+    status, found = await call(controller, "GET", "/api/v1/overlaps", token=ADMIN)
+    assert (status, found["overlaps"]) == (200, [])
+    assert found["missing"] and "node-a" not in found["missing"]
