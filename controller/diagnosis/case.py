@@ -133,11 +133,31 @@ class Case:
 
     def route_answer(self, node: str, source: Place, destination: Place) -> RouteAnswer | None:
         """What the kernel of `node` said about a packet from `source` to `destination`."""
-        facts = self.host(node)
-        for answer in (facts.route_answers or ()) if facts else ():
-            if answer.query.destination == destination.address and answer.query.source in {source.address, ""}:
+        asked = [a for a in self._answers(node) if a.query.destination == destination.address]
+        exact = [a for a in asked if a.query.source == source.address]
+        return next(iter((*exact, *(a for a in asked if not a.query.source))), None)
+
+    def own_route(self, node: str, destination: Place) -> RouteAnswer | None:
+        """What the kernel of `node` said about a packet of its own to that end."""
+        for answer in self._answers(node):
+            query = answer.query
+            if (query.destination, query.source, query.incoming) == (destination.address, "", ""):
                 return answer
         return None
+
+    def _answers(self, node: str) -> tuple[RouteAnswer, ...]:
+        """What the kernel was asked last stands first: then it is known by which devices packets come in."""
+        known = (self.after.get((node, "")), self.host(node))
+        return tuple(answer for facts in known if facts is not None for answer in facts.route_answers or ())
+
+    def arrived(self, node: str, *, reply: bool) -> str:
+        """The device by which a node's host took the traced packets in, "" if nothing was traced there."""
+        told = self.trace.told.get(node) if self.trace is not None else None
+        if self.trace is None or told is None:
+            return ""
+        host, way = self.trace.watched[node].index(Vantage()), "reply" if reply else "request"
+        came = [s for s in told.seen if (s.vantage, s.way, s.direction, s.outer) == (host, way, "in", "")]
+        return next((s.device for s in reversed(came) if s.device != "socket"), "")
 
     def best_route(self, node: str, address: str) -> Route | None:
         """The most specific route of the main table that covers an address; a default route counts."""

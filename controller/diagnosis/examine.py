@@ -51,13 +51,14 @@ def first_orders(case: Case, causes: tuple[CauseType, ...]) -> dict[Site, FactsO
         orders[node, ""] = FactsOrder(
             vantage=Vantage(),
             subjects=tuple(sorted(needs)),
-            routes_asked=_route_queries(flow, node),
+            routes_asked=_route_queries(case, node),
             walks_asked=packets,
             droppers_asked=packets,
         )
     pod_needs = frozenset[str]().union(*(c.pod_needs for c in causes)) if causes else frozenset()
-    if pod_needs and flow.destination.pod is not None and flow.destination.node:
-        orders[flow.destination.site] = FactsOrder(vantage=flow.destination.vantage, subjects=tuple(sorted(pod_needs)))
+    for end in (flow.source, flow.destination):
+        if pod_needs and end.pod is not None and end.node:
+            orders[end.site] = FactsOrder(vantage=end.vantage, subjects=tuple(sorted(pod_needs)))
     return orders
 
 
@@ -72,13 +73,21 @@ def _outer(case: Case, node: str) -> tuple[Packet, ...]:
     return tuple(outer_packets_of((one, other), addresses, VXLAN_PORTS, node)) if all(addresses) else ()
 
 
-def _route_queries(flow: Flow, node: str) -> tuple[RouteQuery, ...]:
-    queries = []
-    for where, source, destination, _reply in flow.ways():
-        if where == node and not (destination.node == node and destination.pod is None):
-            local = source.node == node and source.pod is None
-            incoming = "" if local else f"@{source.address}"
-            queries.append(RouteQuery(destination=destination.address, source=source.address, incoming=incoming))
+def _route_queries(case: Case, node: str) -> tuple[RouteQuery, ...]:
+    """Where the kernel would send the flow's packets, and whether it would take them from where they come in.
+
+    Both ends are asked for as from the host itself, too: where there is a way to the destination, and the way to the
+    source leads by another device, a refusal is one of the source (rp_filter).
+    """
+    flow, queries = case.flow, list[RouteQuery]()
+    for where, source, destination, reply in flow.ways():
+        if where != node or (destination.node == node and destination.pod is None):
+            continue
+        local = source.node == node and source.pod is None
+        incoming = "" if local else case.arrived(node, reply=reply) or f"@{source.address}"
+        queries.append(RouteQuery(destination=destination.address, source=source.address, incoming=incoming))
+        if incoming:
+            queries += (RouteQuery(destination=end.address) for end in (destination, source))
     return tuple(queries)
 
 
@@ -109,20 +118,18 @@ class Examiner:
         )
 
     async def second(self, case: Case) -> Case:
-        """A burst of probes from the flow's source, a trace beside it, and the counters behind them."""
+        """A burst of probes from the flow's source, a trace beside it; then counters and routes again."""
         traced, burst, hosts = await asyncio.gather(self._trace(case), self._burst(case.flow), self._hosts(case))
-        counters = await self._ask(
-            {
-                site: FactsOrder(vantage=Vantage(), droppers_asked=order.droppers_asked)
-                for site, order in first_orders(case, ()).items()
-                if site[0] not in case.silent
-            },
-            FACTS_S,
-        )
-        return replace(case, after=counters.facts, burst=burst, hosts=hosts, trace=traced)
+        case = replace(case, burst=burst, hosts=hosts, trace=traced)
+        orders = {
+            site: FactsOrder(vantage=Vantage(), droppers_asked=order.droppers_asked, routes_asked=order.routes_asked)
+            for site, order in first_orders(case, ()).items()
+            if site[0] not in case.silent and not site[1]
+        }
+        return replace(case, after=(await self._ask(orders, FACTS_S)).facts)
 
     async def _trace(self, case: Case) -> Trace | None:
-        if case.trace is not None or not case.flow.crosses or set(case.silent) & set(case.flow.nodes):
+        if case.trace is not None or set(case.silent) & set(case.flow.nodes):
             return case.trace
         return await self._tracer.trace(Question(case.flow))
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from controller.diagnosis.trace import Trace
-from controller.diagnosis.way import SOCKET, Sight, Way, count_of
+from controller.diagnosis.way import SOCKET, Sight, Way, count_of, ends_of_pods
 from model.diagnosis import Stop
 from model.facts import Link
 
@@ -153,15 +153,9 @@ class _Place:
             return True
         if link is None or link.kind in INNER:
             return False
-        return bool(last.seen.outer) or link.index not in self._ends_of_pods()
+        return bool(last.seen.outer) or link.index not in ends_of_pods(self.trace, last.node)
 
     def _link(self) -> Link | None:
         vantages = self.trace.watched[self.last.node]
         known = self.trace.told[self.last.node].devices.get(vantages.index(self.last.vantage), ())
         return next((link for link in known if link.name == self.last.seen.device), None)
-
-    def _ends_of_pods(self) -> set[int]:
-        vantages = self.trace.watched[self.last.node]
-        told = self.trace.told[self.last.node]
-        pods = [i for i, vantage in enumerate(vantages) if not vantage.is_host]
-        return {link.peer_index for i in pods for link in told.devices.get(i, ()) if link.peer_index}

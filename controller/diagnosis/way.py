@@ -89,10 +89,29 @@ def _sights(trace: Trace, way: str) -> Iterator[Sight]:
     nodes = sorted(trace.told, key=lambda node: (node == source) if way != REQUEST else (node != source))
     for node in nodes:
         vantages = trace.watched[node]
+        flooded = _flooded(trace, node)
         for seen in trace.told[node].seen:
-            if seen.way == way:
+            if seen.way == way and (seen.vantage, seen.device, seen.direction) not in flooded:
                 vantage = vantages[seen.vantage]
                 yield Sight(node=node, vantage=vantage, seen=seen, end=_end(trace, node, vantage))
+
+
+def _flooded(trace: Trace, node: str) -> set[tuple[int, str, str]]:
+    """Ports of other pods to which a bridge sends what it knows no port for: that is no part of the way."""
+    told, vantages = trace.told[node], trace.watched[node]
+    ends = ends_of_pods(trace, node)
+    if not ends or Vantage() not in vantages:
+        return set()
+    host = vantages.index(Vantage())
+    ports = [link for link in told.devices.get(host, ()) if link.kind == "veth" and link.master]
+    return {(host, link.name, "out") for link in ports if link.index not in ends}
+
+
+def ends_of_pods(trace: Trace, node: str) -> set[int]:
+    """Indices of the host's ends of the watched pods' cables."""
+    told = trace.told[node]
+    pods = [i for i, vantage in enumerate(trace.watched[node]) if not vantage.is_host]
+    return {link.peer_index for i in pods for link in told.devices.get(i, ()) if link.peer_index}
 
 
 def _end(trace: Trace, node: str, vantage: Vantage) -> str:
