@@ -255,43 +255,6 @@ def test_walk_is_refuted_by_a_counter_that_stood_still():
     assert answer(case) == ()
 
 
-@pytest.mark.parametrize(
-    ("hosts", "what"),
-    [
-        pytest.param(
-            {Method.UDP: Outcome.TIMEOUT, Method.TCP: Outcome.OK, Method.ICMP: Outcome.OK}, "UDP", id="one protocol"
-        ),
-        pytest.param({Method.UDP: Outcome.TIMEOUT, Method.TCP: Outcome.TIMEOUT}, "all traffic", id="everything"),
-        pytest.param({Method.UDP: Outcome.OK}, "UDP port 8701", id="one port"),
-        pytest.param({}, "UDP", id="nothing else is known"),
-    ],
-)
-def test_fabric_is_named_by_both_ends(hosts, what):
-    """Left the one uplink, never reached the other: direction and what is blocked are named, and no more than that."""
-    trace = world.traced(world.host_flow(), {"node-a": (world.seen("eth0", "out", 5),), "node-b": ()})
-    pair = frozenset({("node-a", "node-b", MatrixKind.HOST), ("node-b", "node-a", MatrixKind.HOST)})
-    case = world.case(world.host_flow(), failing=pair, burst=world.failed(), trace=trace, hosts=hosts)
-    assert answer(case) == ("fabric.blocked",)
-    assert best(case).name == f"node-a → node-b {what}"
-
-
-def test_fabric_needs_both_ends():
-    """With one end silent nobody can say where the packets went."""
-    trace = world.traced(world.host_flow(), {"node-a": (world.seen("eth0", "out", 5),)})
-    case = world.case(world.host_flow(), burst=world.failed(), trace=trace)
-    assert answer(case) == ()
-
-
-def test_reply_lost_in_the_fabric():
-    """The request arrives and the reply does not: the other direction is named."""
-    trace = world.traced(world.host_flow(), {
-        "node-a": (world.seen("eth0", "out", 5),),
-        "node-b": (world.seen("eth0", "in", 5), world.seen("eth0", "out", 5, reply=True)),
-    })  # fmt: skip
-    case = world.case(world.host_flow(), burst=world.failed(), trace=trace)
-    assert best(case).name.startswith("node-b → node-a")
-
-
 def service_flow():
     """From a pod to the Service's address."""
     return replace(world.pod_flow(Method.TCP, 8080), service=world.SERVICE, service_port=world.SERVICE.ports[0])
