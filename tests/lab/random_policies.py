@@ -11,7 +11,13 @@ TCP, UDP = (80, 81, 8080), (81,)
 NAMES = ("web", "dns", "metrics")
 CIDRS = ("10.244.0.0/16", "10.244.0.0/22", "10.244.2.0/24", "10.244.2.9/23", "0.0.0.0/0", "203.0.113.0/24", "::/0")
 CIDRS6 = ("fd44::/56", "fd44:0:0:2::/64", "2001:db8:f::/64")
-EXCEPTIONS = {"10.244.0.0/16": ["10.244.1.0/24"], "0.0.0.0/0": ["10.244.2.0/24"], "::/0": ["fd44:0:0:1::/64"]}
+EXCEPTIONS = {
+    "10.244.0.0/16": ["10.244.1.0/24"],
+    "10.244.0.0/22": ["10.244.2.0/24", "10.244.3.0/24"],
+    "0.0.0.0/0": ["10.244.2.0/24"],
+    "::/0": ["fd44:0:0:1::/64"],
+    "fd44::/56": ["fd44:0:0:2::/64"],
+}
 
 
 def labels(rng: Random) -> dict[str, str]:
@@ -53,18 +59,28 @@ def selector(rng: Random) -> Raw:
 
 
 def _space(rng: Random) -> Raw:
-    return rng.choice([{}, {"matchLabels": {"team": rng.choice("xy")}}, {"matchLabels": {"none": "such"}}])
+    operator = rng.choice(["In", "NotIn"])
+    key = rng.choice(["team", "none"])
+    return rng.choice(
+        [
+            {},
+            {"matchLabels": {"team": rng.choice("xy")}},
+            {"matchLabels": {"kubernetes.io/metadata.name": rng.choice(list(SPACES))}},
+            {"matchExpressions": [{"key": key, "operator": operator, "values": [rng.choice("xy")]}]},
+            {"matchExpressions": [{"key": key, "operator": rng.choice(["Exists", "DoesNotExist"])}]},
+        ]
+    )
 
 
 def _peer(rng: Random) -> Raw:
-    kind = rng.randrange(5)
+    kind = rng.randrange(6)
     if kind == 0:
         return {"namespaceSelector": _space(rng)}
     if kind == 1:
         return {"namespaceSelector": _space(rng), "podSelector": selector(rng)}
-    if kind == 2:
-        cidr = rng.choice(CIDRS + CIDRS6)
-        cut = {"except": EXCEPTIONS[cidr]} if cidr in EXCEPTIONS and rng.random() < 0.5 else {}
+    if kind < 4:
+        cidr = rng.choice([*CIDRS, *CIDRS6, *EXCEPTIONS])
+        cut = {"except": EXCEPTIONS[cidr]} if cidr in EXCEPTIONS and rng.random() < 0.8 else {}
         return {"ipBlock": {"cidr": cidr, **cut}}
     return {"podSelector": selector(rng)}
 
