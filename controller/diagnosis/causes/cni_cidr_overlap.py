@@ -18,7 +18,8 @@ OF_PLUGINS = frozenset({12, 80})
 
 
 def find(case: Case) -> Iterator[Finding]:
-    """Yield what claims addresses of the destination's pod CIDR: another node's podCIDR, or a host's own route."""
+    """Yield what claims addresses of the destination's pod CIDR: a Service, another node's podCIDR, a host's route."""
+    yield from _by_service(case)
     yield from _between_nodes(case)
     for node, _source, destination, _reply in case.flow.ways():
         cidr = case.pod_cidr_of(destination.node, destination.address)
@@ -74,6 +75,30 @@ def _by_route(case: Case, node: str, peer: str, cidr: str, rival: Route) -> Find
     )
     scope = Scope(pairs=((node, peer),), network=Network.POD, family=case.flow.family)
     return Finding(cause=cause, scope=scope)
+
+
+def _by_service(case: Case) -> Iterator[Finding]:
+    """A Service whose address is a pod's own: every node translates what is meant for the pod."""
+    place = case.flow.destination
+    service = case.cluster.services_by_address.get(place.address)
+    if service is None or place.pod is None:
+        return
+    pod, name = f"{place.pod.namespace}/{place.pod.name}", f"{service.namespace}/{service.name}"
+    says = f"{place.address} is an address of Service {name} and of pod {pod} on {place.node}"
+    cause = Cause(
+        code=CODE,
+        confidence=0.96,
+        object=Object(kind="cidr", node=place.node, name=f"{place.address}/{_bits(place.address)}", text=says),
+        summary=f"{place.address}, the address of pod {pod}, is one of Service {name} too",
+        evidence=(Evidence(fact="object", node=place.node, says=says),),
+        fix="give Services a range in which no podCIDR lies (--service-cluster-ip-range), and make the Service anew",
+        suppresses=CAUSE.suppresses,
+    )
+    yield Finding(cause=cause, scope=Scope(targets=(place.pod.uid,), network=Network.POD))
+
+
+def _bits(address: str) -> int:
+    return 128 if ":" in address else 32
 
 
 def _between_nodes(case: Case) -> Iterator[Finding]:
