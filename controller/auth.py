@@ -21,6 +21,9 @@ AGENT_CACHE_S: Final = 60.0
 PERSON_CACHE_S: Final = 30.0
 LINGER_S: Final = 600.0
 REVIEW_S: Final = 5.0
+# Whoever was let in before does not wait that long for an API that is away, nor at every request.
+REVIEW_KNOWN_S: Final = 2.0
+SILENT_S: Final = 10.0
 MAX_CACHED: Final = 10_000
 MAX_TOKEN: Final = 16_384
 NODE_CLAIM: Final = "authentication.kubernetes.io/node-name"
@@ -77,18 +80,24 @@ class _Cache:
         self._kept: dict[str, _Kept] = {}
         # Strangers with made-up tokens must not keep the API server busy.
         self._few = asyncio.Semaphore(MAX_REVIEWS)
+        self._silent_at = -SILENT_S
+        self._asked: set[asyncio.Future[object]] = set()
 
     async def get(self, key: str, lasts_s: float, ask: Callable[[], Awaitable[object]]) -> object:
         now = self._clock.monotonic()
         kept = self._kept.get(key)
-        if kept is not None and now - kept.at < lasts_s:
+        if kept is not None and now - kept.at >= LINGER_S:
+            kept = None
+        if kept is not None and (now - kept.at < lasts_s or now - self._silent_at < SILENT_S):
             return kept.value
         try:
             async with self._few:
-                value = await ask()
+                value = await self._within(ask, REVIEW_S if kept is None else REVIEW_KNOWN_S)
         except ApiError as error:
-            if kept is not None and error.status == 0 and now - kept.at < LINGER_S:
-                return kept.value
+            if error.status == 0:
+                self._silent_at = self._clock.monotonic()
+                if kept is not None:
+                    return kept.value
             raise DeniedError(503, f"the Kubernetes API cannot review the token: {error}", "try again") from None
         except DeniedError:
             self._kept.pop(key, None)
@@ -97,6 +106,21 @@ class _Cache:
             del self._kept[next(iter(self._kept))]
         self._kept[key] = _Kept(value, now)
         return value
+
+    async def _within(self, ask: Callable[[], Awaitable[object]], limit_s: float) -> object:
+        """The answer, or ApiError after `limit_s`, also where the request itself takes long to give up (TLS does)."""
+        asked = asyncio.ensure_future(ask())
+        self._asked.add(asked)
+        asked.add_done_callback(self._asked.discard)
+        try:
+            done, _ = await asyncio.wait({asked}, timeout=limit_s)
+        except asyncio.CancelledError:
+            asked.cancel()
+            raise
+        if not done:
+            asked.cancel()
+            raise ApiError(0, f"no answer within {limit_s:g} s")
+        return asked.result()
 
 
 class Authenticator:

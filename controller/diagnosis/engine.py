@@ -283,6 +283,7 @@ class Diagnoser:
             policy=self._policy(),
             passes=passes,
             trace=trace if trace is not None and trace.flow == flow else None,
+            at=self._clock.wall(),
         )
         if passes:
             tried, case = await asyncio.gather(self._try_forbidden(case), self._examiner.first(case, concerned(flow)))
@@ -338,10 +339,12 @@ class Diagnoser:
 
 
 def _is_transient(case: Case, cluster: ClusterState) -> bool:
-    """Whether there is nothing left to explain: the flow worked when it was examined, or a pod of it came or went."""
+    """Whether there is nothing left to explain: the flow worked when it was examined, or an end of it came or went."""
     if case.burst is not None and case.burst.outcome is Outcome.OK:
         return True
     for place in (case.flow.source, case.flow.destination):
+        if place.node and place.node not in cluster.nodes:
+            return True
         now = cluster.pods.get(place.pod.uid) if place.pod is not None else None
         if place.pod is not None and (now is None or now.deleting or not now.ready):
             return True

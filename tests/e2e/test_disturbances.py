@@ -9,6 +9,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
@@ -19,15 +20,16 @@ from tests.lab.watched import OneAtATime
 
 HEALTHY_S = 60.0
 DEPLOYMENTS = 30
+GENTLY = ("--ignore-daemonsets", "--delete-emptydir-data", "--force", "--timeout=90s")
 LOST = {
     "kubereach_agent_dropped_total": "results lost to a full outbox",
     "kubereach_batches_missing": "batches not come",
 }
 
 
-def incidents(installed: Installed) -> dict[str, str]:
-    """Every incident that the controller knows, resolved ones too: what it said, by id."""
-    return {i["id"]: f"{i['causes'][0]['code']}: {i['title']}" for i in installed.get("/api/v1/incidents")}
+def incidents(installed: Installed) -> dict[str, Any]:
+    """Every incident that the controller knows, resolved ones too, by id."""
+    return {i["id"]: i for i in installed.get("/api/v1/incidents")}
 
 
 def lost(installed: Installed) -> dict[str, float]:
@@ -44,8 +46,8 @@ def unblamed(installed: Installed, healthy_s: float = HEALTHY_S) -> Iterator[Non
     before = incidents(installed)
     yield
     installed.wait_healthy(healthy_s)
-    new = {key: said for key, said in incidents(installed).items() if key not in before}
-    assert new == {}, json.dumps(new)
+    new = [incident for key, incident in incidents(installed).items() if key not in before]
+    assert new == [], json.dumps(new)
     assert lost(installed) == {}
 
 
@@ -54,7 +56,8 @@ def watch(installed: Installed, seconds: float) -> None:
     known = {i["id"] for i in installed.open_incidents()}
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        assert [i["title"] for i in installed.open_incidents() if i["id"] not in known] == []
+        new = [i for i in installed.open_incidents() if i["id"] not in known]
+        assert new == [], json.dumps(new)
         time.sleep(0.5)
 
 
@@ -84,10 +87,7 @@ def test_a_drained_node(installed: Installed) -> None:
     """Its pods move, Services change their backends; back in service, all is as before."""
     node = busiest(installed)
     with unblamed(installed):
-        installed.kubectl(
-            *("drain", node, "--ignore-daemonsets", "--delete-emptydir-data", "--force", "--timeout=90s"),
-            timeout_s=100.0,
-        )
+        installed.kubectl(*("drain", node, *GENTLY), timeout_s=100.0)
         watch(installed, 5.0)
         installed.kubectl("uncordon", node)
 
@@ -100,11 +100,15 @@ def test_a_rescheduled_controller(installed: Installed) -> None:
     try:
         installed.kubectl("delete", "pod", "-n", "kubereach", "-l", "app.kubernetes.io/component=controller")
         installed.wait(lambda: installed.controller_node(fresh=True) != node, 30.0, lambda: "it stays")
-        installed.wait_healthy(HEALTHY_S)
     finally:
         installed.kubectl("uncordon", node)
-    reporting = [n["agent"]["state"] for n in installed.get("/api/v1/cluster")["nodes"]]
-    assert reporting == ["reporting"] * len(installed.plan.nodes)
+
+    def silent() -> list[str]:
+        nodes = installed.get("/api/v1/cluster")["nodes"]
+        return [n["name"] for n in nodes if n["agent"]["state"] != "reporting"] or ([] if nodes else ["no node"])
+
+    installed.wait(lambda: not silent(), 30.0, silent)
+    installed.wait_healthy(HEALTHY_S)
     watch(installed, 5.0)
     assert incidents(installed) == {}
     assert lost(installed) == {}
@@ -165,8 +169,13 @@ def test_an_api_server_that_is_away_for_two_minutes(installed: Installed) -> Non
 
 @KUSTOMIZED
 def test_a_stopped_kubelet(installed: Installed) -> None:
-    """The node is NotReady and its network as good as ever: it stays in the matrix, and nobody is blamed."""
+    """The node is NotReady and its network as good as ever: it stays in the matrix, and nobody is blamed.
+
+    (Its pods leave their Services, which is a fault where a Service has no others: so it is drained first.)
+    """
     node = busiest(installed, last=True)
+    installed.kubectl(*("drain", node, *GENTLY), timeout_s=100.0)
+    installed.wait_healthy(HEALTHY_S)
 
     def ready() -> str:
         path = "jsonpath={.status.conditions[?(@.type=='Ready')].status}"
@@ -179,6 +188,7 @@ def test_a_stopped_kubelet(installed: Installed) -> None:
             row = {cell["state"] for (source, _), cell in installed.matrix("node").items() if source == node}
             assert row == {"ok"}
         installed.wait(lambda: ready() == "True", 60.0, ready)
+        installed.kubectl("uncordon", node)
 
 
 @KUSTOMIZED

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from controller.cluster.state import ClusterState, Pod, Service
 from controller.diagnosis.case import Case
@@ -26,7 +27,11 @@ def find(case: Case) -> Iterator[Finding]:
         for w in case.cluster.workloads.values()
         if w.namespace == service.namespace and w.replicas == 0 and _matches(service.selector, w.template_labels)
     ]
-    yield _finding(case.cluster, service, idle[0].name if idle else "")
+    namespace = case.cluster.namespaces.get(service.namespace)
+    ending = namespace is not None and namespace.deleting
+    found = _finding(case.cluster, service, idle[0].name if idle else "")
+    # with its namespace goes the Service, too
+    yield replace(found, intended=found.intended or ending)
 
 
 def _finding(cluster: ClusterState, service: Service, idle: str) -> Finding:

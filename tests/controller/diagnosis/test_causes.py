@@ -7,7 +7,6 @@ from dataclasses import replace
 import msgspec
 import pytest
 
-from controller.cluster.state import Workload
 from controller.diagnosis import explain
 from controller.diagnosis.case import Case
 from controller.diagnosis.flows import vantage_of
@@ -253,62 +252,6 @@ def test_walk_is_refuted_by_a_counter_that_stood_still():
         world.pod_flow(), {"node-b": facts}, burst=world.failed(), after={("node-b", ""): dropping(RULE, 7)}
     )
     assert answer(case) == ()
-
-
-def service_flow():
-    """From a pod to the Service's address."""
-    return replace(world.pod_flow(Method.TCP, 8080), service=world.SERVICE, service_port=world.SERVICE.ports[0])
-
-
-@pytest.mark.parametrize(
-    ("labels", "says"),
-    [
-        pytest.param({"app": "wed"}, "app is wed where app=web is wanted", id="label misspelt"),
-        pytest.param({}, None, id="no label at all"),
-    ],
-)
-def test_selector_that_matches_nothing_names_the_difference(labels, says):
-    """A Service without pods is named, with the pod that comes nearest."""
-    state = world.cluster()
-    pods = {
-        uid: world.replace_struct(p, labels=labels) if p.namespace == "shop" else p for uid, p in state.pods.items()
-    }
-    empty = msgspec.structs.replace(state.slices["shop/web-1"], endpoints=())
-    case = world.case(service_flow(), state=replace(state, pods=pods, slices={**state.slices, "shop/web-1": empty}))
-    assert answer(case)[0] == "service.no_endpoints"
-    assert str(best(case)) == "Service shop/web"
-    if says:
-        assert says in explain.early(case)[0].cause.summary
-
-
-def test_scaled_to_nothing_is_no_incident():
-    """A Service whose workload was scaled to 0 is answered on demand, and is nobody's fault."""
-    state = world.cluster()
-    idle = Workload(kind="Deployment", namespace="shop", name="web", replicas=0, template_labels={"app": "web"})
-    pods = {uid: p for uid, p in state.pods.items() if p.namespace != "shop"}
-    empty = msgspec.structs.replace(state.slices["shop/web-1"], endpoints=())
-    case = world.case(
-        service_flow(), state=replace(state, pods=pods, workloads={idle.key: idle}, slices={"shop/web-1": empty})
-    )
-    (finding,) = explain.early(case)
-    assert finding.intended
-
-
-@pytest.mark.parametrize(
-    ("sockets", "outcome", "expected"),
-    [
-        pytest.param(world.listens(9090), Outcome.REFUSED, ("service.target_port_mismatch",), id="listens elsewhere"),
-        pytest.param(world.listens(8080), Outcome.REFUSED, (), id="listens there"),
-        pytest.param(world.listens(9090), Outcome.TIMEOUT, (), id="not refused: something else"),
-        pytest.param(world.listens(8080, address="127.0.0.1"), Outcome.REFUSED, (), id="on loopback: another cause"),
-    ],
-)
-def test_target_port_is_held_against_the_sockets(sockets, outcome, expected):
-    """The Service is blamed only if the pod refuses and listens on another port."""
-    flow = service_flow()
-    case = world.case(flow, burst=world.failed(outcome))
-    case = replace(case, facts={**case.facts, flow.destination.site: sockets})
-    assert answer(case) == expected
 
 
 def dns_case(one: Outcome, two: Outcome) -> Case:

@@ -1,0 +1,115 @@
+"""Causes of Services, by values alone: what stands behind a Service, whether it is Ready, and where it listens."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import msgspec
+import pytest
+
+from controller.cluster.state import Condition, Namespace, Pod, Workload
+from controller.diagnosis import explain
+from model.words import Method, Outcome
+from tests.controller.diagnosis import world
+from tests.controller.diagnosis.test_causes import answer, best
+
+
+def service_flow():
+    """From a pod to the Service's address."""
+    return replace(world.pod_flow(Method.TCP, 8080), service=world.SERVICE, service_port=world.SERVICE.ports[0])
+
+
+@pytest.mark.parametrize(
+    ("labels", "says"),
+    [
+        pytest.param({"app": "wed"}, "app is wed where app=web is wanted", id="label misspelt"),
+        pytest.param({}, None, id="no label at all"),
+    ],
+)
+def test_selector_that_matches_nothing_names_the_difference(labels, says):
+    """A Service without pods is named, with the pod that comes nearest."""
+    state = world.cluster()
+    pods = {
+        uid: world.replace_struct(p, labels=labels) if p.namespace == "shop" else p for uid, p in state.pods.items()
+    }
+    empty = msgspec.structs.replace(state.slices["shop/web-1"], endpoints=())
+    case = world.case(service_flow(), state=replace(state, pods=pods, slices={**state.slices, "shop/web-1": empty}))
+    assert answer(case)[0] == "service.no_endpoints"
+    assert str(best(case)) == "Service shop/web"
+    if says:
+        assert says in explain.early(case)[0].cause.summary
+
+
+def test_scaled_to_nothing_is_no_incident():
+    """A Service whose workload was scaled to 0 is answered on demand, and is nobody's fault."""
+    state = world.cluster()
+    idle = Workload(kind="Deployment", namespace="shop", name="web", replicas=0, template_labels={"app": "web"})
+    pods = {uid: p for uid, p in state.pods.items() if p.namespace != "shop"}
+    empty = msgspec.structs.replace(state.slices["shop/web-1"], endpoints=())
+    case = world.case(
+        service_flow(), state=replace(state, pods=pods, workloads={idle.key: idle}, slices={"shop/web-1": empty})
+    )
+    (finding,) = explain.early(case)
+    assert finding.intended
+
+
+@pytest.mark.parametrize(
+    ("sockets", "outcome", "expected"),
+    [
+        pytest.param(world.listens(9090), Outcome.REFUSED, ("service.target_port_mismatch",), id="listens elsewhere"),
+        pytest.param(world.listens(8080), Outcome.REFUSED, (), id="listens there"),
+        pytest.param(world.listens(9090), Outcome.TIMEOUT, (), id="not refused: something else"),
+        pytest.param(world.listens(8080, address="127.0.0.1"), Outcome.REFUSED, (), id="on loopback: another cause"),
+    ],
+)
+def test_target_port_is_held_against_the_sockets(sockets, outcome, expected):
+    """The Service is blamed only if the pod refuses and listens on another port."""
+    flow = service_flow()
+    case = world.case(flow, burst=world.failed(outcome))
+    case = replace(case, facts={**case.facts, flow.destination.site: sockets})
+    assert answer(case) == expected
+
+
+def unready(pod: Pod, since: float, **changes: object) -> Pod:
+    """A pod that has not been Ready for a while."""
+    told = Condition(type="Ready", status="False", reason="ContainersNotReady", changed_at=since)
+    return msgspec.structs.replace(pod, ready=False, conditions=(told,), **changes)
+
+
+UNREADY = [
+    pytest.param({}, 100.0, False, "is not Ready (ContainersNotReady)", id="for long"),
+    pytest.param({"waiting_reasons": ("CrashLoopBackOff",)}, 100.0, False, "CrashLoopBackOff", id="it crashes"),
+    pytest.param({}, 195.0, True, "is not Ready", id="only just"),
+    pytest.param({"deleting": True}, 100.0, True, "is being deleted", id="it goes"),
+    pytest.param({"node": "node-z"}, 100.0, True, "node-z, which has left the cluster", id="its node has left"),
+]
+
+
+@pytest.mark.parametrize(("changes", "since", "intended", "says"), UNREADY)
+def test_pods_that_are_not_ready_are_named_with_their_reason(changes, since, intended, says):
+    """A Service whose pods are all unready is a fault once it lasts; while pods come and go it is nobody's."""
+    state = world.cluster()
+    pods = {u: unready(p, since, **changes) if p.namespace == "shop" else p for u, p in state.pods.items()}
+    part = state.slices["shop/web-1"]
+    endpoints = tuple(msgspec.structs.replace(e, ready=False) for e in part.endpoints)
+    slices = {"shop/web-1": msgspec.structs.replace(part, endpoints=endpoints)}
+    case = world.case(service_flow(), state=replace(state, pods=pods, slices=slices), at=200.0)
+    (finding,) = explain.early(case)
+    assert (finding.cause.code, finding.intended) == ("service.endpoints_not_ready", intended)
+    assert says in finding.cause.summary
+    one = {**state.pods, next(u for u, p in pods.items() if p.namespace == "shop"): next(iter(pods.values()))}
+    assert explain.early(world.case(service_flow(), state=replace(state, pods=one), at=200.0)) == []
+
+
+@pytest.mark.parametrize("cause", ["no pods", "unready pods"])
+def test_a_service_that_goes_with_its_namespace_is_no_fault(cause):
+    """Deployments go before Services when a namespace is deleted; nobody is to mend that."""
+    state = world.cluster()
+    ending = Namespace(name="shop", deleting=True)
+    pods = {u: unready(p, 100.0) if p.namespace == "shop" else p for u, p in state.pods.items()}
+    if cause == "no pods":
+        pods = {u: p for u, p in pods.items() if p.namespace != "shop"}
+    empty = msgspec.structs.replace(state.slices["shop/web-1"], endpoints=())
+    changed = replace(state, pods=pods, slices={"shop/web-1": empty}, namespaces={"shop": ending})
+    (finding,) = explain.early(world.case(service_flow(), state=changed, at=200.0))
+    assert finding.intended
