@@ -137,13 +137,13 @@ def labs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def add_lab(labs: Path, name: str, *, url: str = "", alive: bool = True) -> None:
+def add_lab(labs: Path, name: str, *, url: str = "", alive: bool = True, phase: str = "up") -> None:
     """A lab's account, as its supervisor writes it; that of a dead one names this process with another start time."""
     (labs / name).mkdir()
     kubeconfig = labs / name / "kubeconfig"
     kubeconfig.write_text("{}")
     supervisor = this_process() if alive else ProcessId(this_process().pid, 1)
-    save_state(name, LabState("up", supervisor, url=url, kubeconfig=str(kubeconfig)))
+    save_state(name, LabState(phase, supervisor, url=url, kubeconfig=str(kubeconfig)))
 
 
 def find(**named: str) -> str:
@@ -178,7 +178,7 @@ def test_a_lab_that_cannot_answer_is_told_from_one_that_is_not_there(labs: Path)
     with pytest.raises(ConfigError, match="no lab runs"):
         find()
     add_lab(labs, "dead", url="http://127.0.0.1:1002/#token=t2", alive=False)
-    add_lab(labs, "young")
+    add_lab(labs, "young", phase="starting")
     with pytest.raises(ConfigError, match=r"'none-such'.*labs that run: young"):
         find(lab="none-such")
     with pytest.raises(UnreachableError, match="'dead' does not run any more"):
