@@ -158,13 +158,19 @@ class Agent:
         introduction = Introduction(options.controllers, options.ca, options.controller_file)
         settings = Settings(introduction, options.token_file, self._neighbours.relays)
         self._uplink = Uplink(settings, self._outbox, self)
-        self._orders = Orders(options.places, self._uplink.answer, self._uplink.armed)
+        self._orders = Orders(options.places, self._answered, self._uplink.armed)
         self._relay = Relay(lambda: introduction.known().addresses, lambda peer: among(peer, self._neighbours.clients))
         self._slimmer: asyncio.TimerHandle | None = None
 
     def _observed(self, observation: Observation, changed: bool) -> None:
         self._outbox.add(observation)
         self._uplink.wake(changed)
+
+    def _answered(self, answer: Answer) -> None:
+        self._uplink.answer(answer)
+        if answer.facts is not None:
+            # Facts of a crowded node are megabytes for a moment.
+            self._slim_later()
 
     # --- what the uplink asks (Client) ---
 

@@ -13,6 +13,7 @@ import struct
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 from agent.journal_words import Words
@@ -98,7 +99,8 @@ class Journal:
         """A socket on these groups. Where the right to listen is missing, the rest of the journal goes on without."""
         made = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, protocol)
         try:
-            made.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, BUFFER)
+            with suppress(PermissionError):
+                made.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, BUFFER)
             made.bind((0, 0))
             attach(made, rules)
             for group in groups:

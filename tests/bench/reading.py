@@ -52,6 +52,7 @@ async def measure(crowd: Callable[[str], None], orders: dict[str, FactsOrder]) -
                     figures = await _during(fake, QUIET, lambda: asyncio.sleep(0.1))
                     for name, order in orders.items():
                         figures += await _during(fake, f"{name} are read", _reader(fake, order))
+                    await asyncio.sleep(4)
                     rss = memory_kib(running.pid, "Rss") / 1024
                     return [*figures, ("facts beside probing: RSS of the agent afterwards", rss, "MiB")]
         finally:
