@@ -156,10 +156,10 @@ class Agent:
         self._links = LinkWatch(options.addresses)
         self._journal = Journal()
         introduction = Introduction(options.controllers, options.ca, options.controller_file)
-        settings = Settings(introduction, options.token_file, self._neighbours.relays)
+        settings = Settings(introduction, options.token_file, self._neighbours.relays, options.addresses)
         self._uplink = Uplink(settings, self._outbox, self)
         self._orders = Orders(options.places, self._answered, self._uplink.armed)
-        self._relay = Relay(lambda: introduction.known().addresses, lambda peer: among(peer, self._neighbours.clients))
+        self._relay = Relay(self._uplink.controllers, lambda peer: among(peer, self._neighbours.clients))
         self._slimmer: asyncio.TimerHandle | None = None
 
     def _observed(self, observation: Observation, changed: bool) -> None:

@@ -88,6 +88,7 @@ class Settings:
     introduction: Introduction
     token_file: str
     relays: Callable[[], Sequence[tuple[str, str, int]]]
+    own_addresses: tuple[str, ...] = ()
 
 
 class Uplink:
@@ -105,12 +106,19 @@ class Uplink:
         self._flushed = 0.0
         self._loop = asyncio.get_running_loop()
         self._relay_turn = 0
+        self._found: tuple[str, int] | None = None
+        self._at: tuple[str, int] | None = None
         self.via = ""
 
     @property
     def connected(self) -> bool:
         """Whether the controller has welcomed us on the present stream."""
         return self._welcomed
+
+    def controllers(self) -> tuple[tuple[str, int], ...]:
+        """Where a controller is: where it was met last, and where its introduction says."""
+        known = self._settings.introduction.known().addresses
+        return known if self._found is None else tuple(dict.fromkeys((self._found, *known)))
 
     # --- what the application sends ---
 
@@ -208,7 +216,7 @@ class Uplink:
                 opened[1].abort()
 
     def _ways(self) -> list[Way]:
-        controllers = self._settings.introduction.known().addresses
+        controllers = self.controllers()
         if not controllers:
             return []
         direct = [Way(controller, controller) for controller in controllers]
@@ -218,7 +226,12 @@ class Uplink:
             turn = self._relay_turn % len(relays)
             relays = (relays[turn:] + relays[:turn])[:_MAX_RELAYS_TRIED]
             self._relay_turn += 1
-        return direct + [Way((address, port), controllers[0], node) for node, address, port in relays]
+        passed_on = [Way((address, port), controllers[0], node) for node, address, port in relays]
+        # A kubelet brings the news that the controller has moved after a minute or more. It listens on its node's own
+        # address, and its certificate tells it from anybody else, so the nodes next to us are asked meanwhile.
+        near = (*self._settings.own_addresses, *(address for _, address, _ in relays))
+        moved = dict.fromkeys((address, controllers[0][1]) for address in near)
+        return direct + passed_on + [Way(place, place) for place in moved if place not in controllers]
 
     async def _open(self, way: Way) -> Stream:
         try:
@@ -263,6 +276,7 @@ class Uplink:
     async def _serve(self, way: Way, stream: Stream) -> tuple[tuple[Way, Stream] | None, bool]:
         """Serve one stream to its end. Returns a better one if that was the reason, and whether we were welcomed."""
         self._stream, self._welcomed, self.via = stream, False, way.via
+        self._at = None if way.via else way.controller
         better: list[tuple[Way, Stream]] = []
         pending_status: dict[bytes, Status] = {}
         stream.on_pong = lambda payload: self._delivered(pending_status.pop(payload, None))
@@ -301,6 +315,7 @@ class Uplink:
                 self.wake(False)
         elif isinstance(message, Welcome):
             self._welcomed = True
+            self._found = self._at or self._found
             log("info", "connected", controller=message.controller, via=self.via or "direct")
             for _ in range(len(self._replies)):
                 self.answer(self._replies.popleft())
@@ -350,7 +365,7 @@ class Uplink:
         """While relayed, try the direct ways every 10 s; with the first that opens, end the relayed stream."""
         while True:
             await asyncio.sleep(DIRECT_AGAIN_S * random.uniform(0.8, 1.0))
-            for controller in self._settings.introduction.known().addresses:
+            for controller in self.controllers():
                 way = Way(controller, controller)
                 try:
                     opened = await self._open(way)

@@ -113,6 +113,18 @@ async def test_relay_carries_what_it_cannot_read(bed: Bed) -> None:
     assert "10.9.0.3" in stored
 
 
+@pytest.mark.parametrize("stands", ["on a neighbour's node", "on its own node"])
+async def test_a_controller_that_moved_is_found_before_anybody_tells(bed: Bed, stands: str) -> None:
+    """Nobody answers where it is said to be: it is looked for on the nodes next to us; its certificate is its word."""
+    if stands == "on its own node":
+        where, more = (bed.ctl, "10.9.0.1"), ()
+    else:
+        where, more = (bed.a, "10.9.0.2"), ("--neighbour", "10.9.0.1:8702")
+    async with agent(where[0], "a", where[1], "10.9.0.77", bed.folder, *more):
+        await until(lambda: bed.controller.hellos, 10, "hello")
+        assert bed.controller.hellos[0].via == ""
+
+
 async def test_relay_serves_no_stranger(bed: Bed) -> None:
     """Who is no node of the plan gets nothing through the relay."""
     stranger = bed.net.add("s", 9)
