@@ -95,7 +95,8 @@ class Stop(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     `place`: sender (no device of the source took them), node (inside a host or pod: after `device`), between (left
     `between[0]`, never reached `between[1]`), destination (delivered there, nothing came back), outside (left the
-    cluster), unwatched (the next node could not be watched). `error` is an ICMP error or errno that told of it.
+    cluster), unwatched (the next node could not be watched). `error` is an ICMP error or errno that told of it;
+    `rule` the rule that took the packets, and `kernel` what a rule trace said there, where one was made.
     """
 
     place: str
@@ -109,6 +110,8 @@ class Stop(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     reply: bool = False
     between: tuple[str, ...] = ()
     error: str = ""
+    rule: Object | None = None
+    kernel: str = ""
 
 
 class TraceSummary(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

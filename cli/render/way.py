@@ -132,4 +132,7 @@ def _is_at(stop: Stop, hop: Hop) -> bool:
 
 def _stopped(stop: Stop) -> Text:
     of = f" ({stop.packets} of {stop.of})" if stop.packets != stop.of else ""
-    return Text(f"      ✗ {stop.says}{of}", style="bold red")
+    line = Text(f"      ✗ {stop.says}{of}", style="bold red")
+    if stop.kernel:
+        line.append(f"\n        the kernel there: {stop.kernel}", style="red")
+    return line

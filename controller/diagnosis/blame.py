@@ -22,7 +22,8 @@ ENFORCERS = frozenset({"kube-router", "calico", "cilium"})
 class Blamed:
     """A rule (or, at position 0, a chain's policy) and why it is held to stop the flow.
 
-    `carries` means that it stops the tunnel which carries the flow, rather than the flow itself.
+    `carries` means that it stops the tunnel which carries the flow, rather than the flow itself; `told` are packets
+    that the kernel itself says it took.
     """
 
     node: str
@@ -34,6 +35,7 @@ class Blamed:
     walked: bool = False
     confidence: float = 0.0
     carries: bool = False
+    told: int = 0
 
     @property
     def moved(self) -> int:
@@ -59,7 +61,11 @@ def enforces(rule: RuleRef) -> bool:
 def _stopping(case: Case, wanted: Callable[[RuleRef], bool]) -> Iterator[Blamed]:
     found: dict[tuple[str, str, str, str, int], Blamed] = {}
     for site in sites(case):
-        for blamed in (*_by_counters(case, site, wanted), *_by_walk(case, site, wanted)):
+        for blamed in (
+            *_by_counters(case, site, wanted),
+            *_by_walk(case, site, wanted),
+            *_by_trace(case, site, wanted),
+        ):
             rule = blamed.rule
             key = (blamed.node, rule.backend, rule.table, rule.chain, rule.position)
             known = found.get(key)
@@ -83,9 +89,10 @@ def _joined(one: Blamed, other: Blamed) -> Blamed:
         after=counted.after,
         walked=one.walked or other.walked,
         confidence=0.99
-        if (one.moved or other.moved) and (one.walked or other.walked)
+        if ((one.moved or other.moved) and (one.walked or other.walked)) or one.told or other.told
         else max(one.confidence, other.confidence),
         carries=one.carries and other.carries,
+        told=max(one.told, other.told),
     )
 
 
@@ -120,6 +127,24 @@ def _by_walk(case: Case, site: Site, wanted: Callable[[RuleRef], bool]) -> Itera
                 walked=True,
                 confidence=0.9,
                 carries=_carries(case, walk.asked),
+            )
+
+
+def _by_trace(case: Case, site: Site, wanted: Callable[[RuleRef], bool]) -> Iterator[Blamed]:
+    """What the kernel of the node itself says (`witness`)."""
+    found = case.told.get(site[0])
+    for end in found.ends if found is not None else ():
+        if end.verdict in STOPS and end.rule is not None and wanted(end.rule):
+            flow = case.flow
+            asked = Packet(
+                family=flow.family,
+                source=flow.source.address,
+                destination=flow.destination.address,
+                protocol=flow.protocol,
+                destination_port=flow.port,
+            )
+            yield Blamed(
+                node=site[0], rule=end.rule, verdict=end.verdict, asked=asked, told=end.packets, confidence=0.98
             )
 
 

@@ -15,7 +15,7 @@ from controller.matrix.paths import PathStatus
 from controller.plan.paths import Path
 from controller.policy import PolicyModel
 from model.facts import Dropper, Facts, Link, Packet, Route, RouteAnswer, Walk
-from model.netfilter import RuleRef
+from model.netfilter import RuleRef, RuleTrace
 from model.probes import ProbeResult, Vantage
 from model.words import CellState, Method, Network, Outcome
 
@@ -95,9 +95,10 @@ class Case:
     `facts` were read before the burst and `after` behind it; `silent` says of a node why nothing could be asked;
     `witnesses` are facts of hosts beside the flow (who answers ARP); `replicas` are probes of each DNS pod from its
     own node's host; `hosts` what host-to-host probes between the flow's nodes gave, by method; `trace` where marked
-    packets were seen; `uplinks` the device of each node's address, as its agent last told. `policy` is what policies
-    say; `passes`: the flow gets through although they forbid it, and that is what is to be explained; then `tried`
-    are other forbidden paths, by id, as tried just now. `at` is the wall clock's time in seconds.
+    packets were seen; `told` what the kernel of a node said of its rules then; `uplinks` the device of each node's
+    address, as its agent last told. `policy` is what policies say; `passes`: the flow gets through although they
+    forbid it, and that is what is to be explained; then `tried` are other forbidden paths, by id, as tried just now.
+    `at` is the wall clock's time in seconds.
     """
 
     flow: Flow
@@ -112,6 +113,7 @@ class Case:
     uplinks: Mapping[str, str] = field(default_factory=dict)
     burst: ProbeResult | None = None
     trace: Trace | None = None
+    told: Mapping[str, RuleTrace] = field(default_factory=dict)
     hosts: Mapping[Method, Outcome] = field(default_factory=dict)
     policy: PolicyModel | None = None
     passes: bool = False

@@ -26,6 +26,11 @@ def late(case: Case) -> list[Finding]:
     return _find(case, (c for c in concerned(case.flow) if c.late))
 
 
+def again(case: Case) -> tuple[Finding, ...]:
+    """All that fits, best first, once something was added to the case."""
+    return ordered([*early(case), *late(case)])
+
+
 def denied(case: Case) -> list[Finding]:
     """The policies that forbid the flow: they are found without any fact."""
     return _find(case, (c for c in concerned(case.flow) if c.code in DENIALS))

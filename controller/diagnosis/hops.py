@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+import msgspec
+
 from controller.diagnosis.stop import stop_of
 from controller.diagnosis.trace import Trace
 from controller.diagnosis.way import SOCKET, Sight, Way, count_of, translation, way_of
+from controller.diagnosis.witness import object_of, taken_by, words_of
 from model.diagnosis import Captured, Hop, TraceSummary
+from model.netfilter import RuleTrace
 
 MOST_HOPS = 200
 
@@ -135,6 +139,16 @@ def captured_of(trace: Trace) -> tuple[Captured, ...]:
         for kept in told.kept
     ]
     return tuple(sorted(found, key=lambda one: one.at_ns))
+
+
+def with_rules(summary: TraceSummary, found: RuleTrace | None) -> TraceSummary:
+    """The figures with what the kernel said at the stop."""
+    words, end = words_of(found), taken_by(found)
+    if summary.stop is None or not words:
+        return summary
+    rule = object_of(end.rule, summary.stop.node) if end is not None and end.rule is not None else None
+    stop = msgspec.structs.replace(summary.stop, rule=rule, kernel=words)
+    return msgspec.structs.replace(summary, stop=stop)
 
 
 def told(trace: Trace, uplinks: Mapping[str, str]) -> tuple[tuple[Hop, ...], TraceSummary]:

@@ -20,15 +20,18 @@ from controller.diagnosis.engine import Diagnoser
 from controller.diagnosis.examine import order_of
 from controller.diagnosis.finding import Finding
 from controller.diagnosis.flows import Question
-from controller.diagnosis.hops import captured_of, told
+from controller.diagnosis.hops import captured_of, told, with_rules
 from controller.diagnosis.request import dns_question, resolve
 from controller.diagnosis.trace import Trace
 from controller.diagnosis.tracing import COUNT, INTERVAL_MS, Tracer
+from controller.diagnosis.way import way_of
+from controller.diagnosis.witness import Witness
 from controller.incident.book import IncidentBook
 from controller.plan.paths import EgressTarget
 from controller.policy import PolicyModel
 from model.clock import Clock
-from model.diagnosis import Cause, Expectation, ProbeReport
+from model.diagnosis import Cause, Expectation, ProbeReport, Stop
+from model.netfilter import RuleTrace
 from model.probes import ProbeResult
 from model.trace import MAX_KEPT
 from model.words import Method, Outcome, Verdict
@@ -61,6 +64,7 @@ class OnDemand:
         self._clock = clock
         self._egress = egress
         self._tracer = Tracer(agents, clock)
+        self._witness = Witness(agents, self._tracer)
 
     async def probe(self, request: ProbeRequest) -> ProbeReport:
         """Measure from A to B; examine if it fails although nothing forbids it (or if `trace` asks for it)."""
@@ -107,8 +111,13 @@ class OnDemand:
         elif not causes and verdict not in {Verdict.UNEXPECTED_PASS, Verdict.HEALTHY}:
             causes = self._known(question)
         trace = trace or (case.trace if case is not None else None)
-        uplinks = {agent.node: agent.uplink for agent in self._agents.all() if agent.uplink}
-        hops, summary = told(trace, uplinks) if trace is not None else ((), None)
+        hops, summary = told(trace, self._uplinks()) if trace is not None else ((), None)
+        if trace is not None and summary is not None and (request.trace or not causes):
+            rules = await self._rules(question, trace, summary.stop)
+            summary = with_rules(summary, rules)
+            if case is not None and rules is not None and summary.stop is not None and not summary.stop.namespace:
+                findings = explain.again(replace(case, told={summary.stop.node: rules}))
+                causes = tuple(f.cause for f in findings) or causes
         return ProbeReport(
             probe=description_of(request, question, cluster),
             outcome=result.outcome,
@@ -123,6 +132,19 @@ class OnDemand:
             missing_evidence=_missing(result, case, found=bool(causes)),
             took_ms=int((self._clock.monotonic() - began) * 1000),
         )
+
+    def _uplinks(self) -> dict[str, str]:
+        return {agent.node: agent.uplink for agent in self._agents.all() if agent.uplink}
+
+    async def _rules(self, question: Question, trace: Trace, stop: Stop | None) -> RuleTrace | None:
+        """The kernel's own word at the stop; nothing where there is none, or it takes too long."""
+        if stop is None:
+            return None
+        try:
+            async with asyncio.timeout(EXAMINE_S):
+                return await self._witness.ask(replace(question, flow=trace.flow), trace, way_of(trace), stop)
+        except TimeoutError:
+            return None
 
     async def _trace(
         self, question: Question, request: ProbeRequest, verdict: Verdict, result: ProbeResult

@@ -79,7 +79,7 @@ def way_of(trace: Trace) -> Way:
     there, back, errors = (tuple(_sights(trace, way)) for way in (REQUEST, REPLY, ERROR))
     at_source = [s for s in (*back, *errors) if s.node == flow.source.node and s.vantage == flow.source.vantage]
     answered = _union(s for s in at_source if s.seen.way == REPLY and s.seen.device == SOCKET)
-    rejected = _union(s for s in at_source if s.seen.way == ERROR and not s.is_out) & ~answered
+    rejected = _union(s for s in at_source if s.seen.way == ERROR and not s.is_out) & ~answered & sent
     return Way(there=there, back=back, errors=errors, sent=sent, answered=answered, rejected=rejected)
 
 

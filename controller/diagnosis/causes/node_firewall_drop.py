@@ -39,6 +39,9 @@ def _finding(case: Case, blamed: Blamed) -> Finding:
         evidence.append(
             Evidence(fact="packet_walk", node=blamed.node, says=f"a walk through the rules of {blamed.node} ends in it")
         )
+    if blamed.told:
+        says = f"the kernel of {blamed.node} itself says so of {blamed.told} traced packets"
+        evidence.append(Evidence(fact="rule_trace", node=blamed.node, value=str(blamed.told), says=says))
     verb = "rejects" if blamed.verdict == "reject" else "drops"
     what = f"{blamed.asked.protocol} {blamed.asked.source} → {blamed.asked.destination}"
     cause = Cause(
