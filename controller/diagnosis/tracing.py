@@ -17,8 +17,8 @@ from model.clock import Clock
 from model.probes import Vantage
 from model.trace import MAX_KEPT, MAX_PACKETS, Burst, Mark, Traced, TraceOrder
 
-ARMED_S = 4.0
-QUIET_S = 1.2
+ARMED_S = 5.0
+QUIET_S = 1.5
 WAIT_MS = 800
 REPEAT_MS = 1000
 TAIL_S = 2.0
@@ -112,7 +112,8 @@ class Tracer:
         }
         deaf: dict[str, str] = {}
         try:
-            await asyncio.gather(*(self._until_armed(node, armed[node], running[node]) for node in orders))
+            limits = {node: ARMED_S if node == source or self._speaks(node) else QUIET_S for node in orders}
+            await asyncio.gather(*(_until_armed(armed[node], running[node], limits[node]) for node in orders))
             for node in [n for n, task in running.items() if not armed[n].done() and not task.done()]:
                 running.pop(node).cancel()
                 deaf[node] = f"the agent of {node} did not say in time that it watches"
@@ -131,13 +132,14 @@ class Tracer:
         deaf |= {node: str(answer) for node, answer in answers.items() if isinstance(answer, OrderError)}
         return told, deaf
 
-    async def _until_armed(
-        self, node: str, armed: asyncio.Future[Prompt], running: asyncio.Task[Traced | OrderError]
-    ) -> None:
-        """Wait until an agent watches, or has said that it cannot; not long for one that was not heard of just now."""
-        limit_s = ARMED_S if self._speaks(node) else QUIET_S
-        await asyncio.wait((armed, running), timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
-
     def _speaks(self, node: str) -> bool:
+        """Whether the agent has said something just now; one that has not is not waited for so long."""
         agent = self._agents.get(node)
         return agent is not None and agent.connected and self._clock.wall() - (agent.last_seen or 0.0) < QUIET_S
+
+
+async def _until_armed(
+    armed: asyncio.Future[Prompt], running: asyncio.Task[Traced | OrderError], limit_s: float
+) -> None:
+    """Wait until an agent watches, or has said that it cannot."""
+    await asyncio.wait((armed, running), timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)

@@ -118,7 +118,8 @@ def words_of(found: RuleTrace | None) -> str:
     if end is not None and end.rule is not None:
         rule, did = end.rule, "rejected" if end.verdict == "reject" else "dropped"
         place = f"rule {rule.position}" if rule.position else "the policy"
-        return f"{did} by {place} of {rule.table} {rule.chain}: {rule.text}"
+        duty = f" (for {rule.target})" if rule.target else ""
+        return f"{did} by {place} of {rule.table} {rule.chain}{duty}: {rule.text}"
     lost = next((e for e in (found.ends if found is not None else ()) if e.verdict == "lost"), None)
     if lost is None:
         return ""
