@@ -82,7 +82,9 @@ def main(argv: list[str]) -> int:
 def _probe(session: Session, args: argparse.Namespace) -> int:
     body = request(args)
     client = session.client
-    deadline_s = DIAGNOSIS_DEADLINE_S + args.count * (args.timeout + (args.interval or 100)) / 1000
+    lasts_s = args.count * (args.timeout + (args.interval or 100)) / 1000
+    # A trace sends as many once more.
+    deadline_s = DIAGNOSIS_DEADLINE_S + (2 if args.trace or args.pcap else 1) * lasts_s
     with session.working(f"probing {args.source} → {args.destination}"):
         document = client.post("/api/v1/probe", body, deadline_s=deadline_s)
     report = msgspec.convert(document, ProbeReport)

@@ -22,6 +22,7 @@ QUIET_S = 1.5
 WAIT_MS = 800
 REPEAT_MS = 1000
 TAIL_S = 2.0
+LONGEST_MS = 60_000
 COUNT = 5
 INTERVAL_MS = 20
 MANY = 20
@@ -74,7 +75,7 @@ class Tracer:
         burst = Burst(
             destination=flow.destination.address,
             port=flow.port,
-            count=min(count, MAX_PACKETS),
+            count=max(1, min(count, MAX_PACKETS, LONGEST_MS // max(1, interval_ms))),
             interval_ms=max(1, interval_ms),
             size=size,
             repeat_ms=REPEAT_MS if count >= MANY and mark.protocol == "tcp" else 0,

@@ -256,7 +256,7 @@ def test_healthy_traces_stop_nowhere_and_leave_nothing(watched: Watched) -> None
     """No false stop; and rules, namespaces, packet sockets, processes, open files and folders are as they were before."""
     values = values_of(watched)
     pairs = [(values["pod_b"], values["pod_c"]), ("node/node-a", "node/node-c"), ("shop/frontend", "svc/shop/cart")]
-    before = things(watched)
+    before, held = things(watched), open_files(watched)
     for number in range(HEALTHY_TRACES):
         source, destination = pairs[number % len(pairs)]
         body = {"source": source, "destination": destination, "family": 4, "count": 1, "trace": True}
@@ -264,6 +264,14 @@ def test_healthy_traces_stop_nowhere_and_leave_nothing(watched: Watched) -> None
         trace = report["trace"]
         assert (report["verdict"], trace["sent"], trace["answered"], trace.get("stop")) == ("healthy", 5, 5, None), report
     watched.wait(lambda: things(watched) == before, 10, lambda: (before, things(watched)))
+    # Probes of the agents come and go; a pipe that each trace left would show.
+    watched.wait(lambda: all(open_files(watched)[node] < held[node] + HEALTHY_TRACES for node in held), 10, lambda: held)
+
+
+def open_files(watched: Watched) -> dict[str, int]:
+    """Open descriptors of each agent."""
+    agents = api.status(watched.spec.name)["pids"]["agents"]
+    return {node: len(list(Path(f"/proc/{pid}/fd").iterdir())) for node, pid in agents.items()}
 
 
 def things(watched: Watched) -> dict[str, Any]:
@@ -276,7 +284,6 @@ def things(watched: Watched) -> dict[str, Any]:
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         found[node] = {
             "children": len(children),
-            "open": len(list(Path(f"/proc/{pid}/fd").iterdir())),
             "sockets": watched.run(node, "sh", "-c", "cat /proc/net/packet /proc/net/raw /proc/net/raw6 | wc -l").strip(),
             "rules": rules(watched.run(node, "nft", "-s", "list", "ruleset")),
             "legacy": watched.run(node, "sh", "-c", "iptables-legacy-save").count("\n-A"),
