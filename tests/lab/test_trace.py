@@ -104,7 +104,12 @@ def values_of(watched: Watched) -> dict[str, str]:
     """Names and addresses that commands and expectations need."""
     plan, cni = watched.plan, watched.plan.spec.cni
     came = CAME[cni]
-    values = {"came": came, "came_key": came.replace(".", "/"), "nobody": plan.node("node-c").ipv4.rpartition(".")[0] + ".250", "fdb": ""}
+    values = {
+        "came": came,
+        "came_key": came.replace(".", "/"),
+        "nobody": plan.node("node-c").ipv4.rpartition(".")[0] + ".250",
+        "fdb": "",
+    }
     for letter in "abc":
         node = plan.node(f"node-{letter}")
         name, space = endpoint(watched, node.name)
@@ -112,15 +117,23 @@ def values_of(watched: Watched) -> dict[str, str]:
         devices = json.loads(watched.run(node.name, "ip", "-j", "link", "show"))
         veth = next(d["ifname"] for d in devices if d["ifindex"] == inside["link_index"])
         routes = watched.run(node.name, "ip", "-4", "route", "show", "dev", veth).splitlines()
-        routes6 = [r for r in watched.run(node.name, "ip", "-6", "route", "show", "dev", veth).splitlines() if not r.startswith("fe80")]
-        restore = [f"ip route replace {r} dev {veth}" for r in routes] + [f"ip -6 route replace {r} dev {veth}" for r in routes6]
+        routes6 = [
+            r
+            for r in watched.run(node.name, "ip", "-6", "route", "show", "dev", veth).splitlines()
+            if not r.startswith("fe80")
+        ]
+        restore = [f"ip route replace {r} dev {veth}" for r in routes] + [
+            f"ip -6 route replace {r} dev {veth}" for r in routes6
+        ]
         values |= {letter: node.ipv4, f"pod_{letter}": name, f"ip_{letter}": inside["addr_info"][0]["local"], f"cidr_{letter}": node.pod_cidr4,
                    f"veth_{letter}": veth, f"restore_{letter}": "; ".join(restore) or ":"}  # fmt: skip
     values["own"] = values["veth_b"] if cni == "calico" else "cni0"
     values["route_c"] = watched.run("node-b", "ip", "route", "show", "exact", values["cidr_c"]).strip()
     if cni in VXLAN:
         known = json.loads(watched.run("node-b", "bridge", "-j", "fdb", "show"))
-        values["fdb"] = next(f"{e['mac']} dev {came}" for e in known if e.get("dst") == values["c"] and e["ifname"] == came)
+        values["fdb"] = next(
+            f"{e['mac']} dev {came}" for e in known if e.get("dst") == values["c"] and e["ifname"] == came
+        )
     return values | fabric(watched, values)
 
 
@@ -220,7 +233,20 @@ def test_loss_that_comes_and_goes(watched: Watched) -> None:
     values = values_of(watched)
     rule = "FORWARD -p tcp --dport 8700 --syn -m statistic --mode nth --every 4 --packet 1 -j DROP"
     watched.run("node-c", "sh", "-ec", f"iptables -I {rule.replace('FORWARD', 'FORWARD 1', 1)}")
-    ask = ("probe", values["pod_b"], values["pod_c"], "--proto", "tcp", "--count", "100", "--interval", "10ms", "--family", "4", "--trace")
+    ask = (
+        "probe",
+        values["pod_b"],
+        values["pod_c"],
+        "--proto",
+        "tcp",
+        "--count",
+        "100",
+        "--interval",
+        "10ms",
+        "--family",
+        "4",
+        "--trace",
+    )
     try:
         report = watched.kubereach(*ask, "-o", "json").json
     finally:
@@ -230,7 +256,9 @@ def test_loss_that_comes_and_goes(watched: Watched) -> None:
     lost = {(hop["node"], hop["device"]): hop["lost"] for hop in report["hops"] if hop.get("lost")}
     assert set(lost) <= {("node-c", "flannel.1")}
     assert trace["answered"] + trace.get("lost", 0) == 100 and trace["answered"] >= 90
-    came = next(h for h in report["hops"] if (h["node"], h["device"], h.get("reply", False)) == ("node-c", "flannel.1", False))
+    came = next(
+        h for h in report["hops"] if (h["node"], h["device"], h.get("reply", False)) == ("node-c", "flannel.1", False)
+    )
     assert (came["numbers"], came["repeated"]) == (100, trace["repeated"])
     watched.wait_healthy(CLEARED_S)
 
@@ -262,10 +290,14 @@ def test_healthy_traces_stop_nowhere_and_leave_nothing(watched: Watched) -> None
         body = {"source": source, "destination": destination, "family": 4, "count": 1, "trace": True}
         report = watched.request("POST", "/api/v1/probe", body)
         trace = report["trace"]
-        assert (report["verdict"], trace["sent"], trace["answered"], trace.get("stop")) == ("healthy", 5, 5, None), report
+        assert (report["verdict"], trace["sent"], trace["answered"], trace.get("stop")) == ("healthy", 5, 5, None), (
+            report
+        )
     watched.wait(lambda: things(watched) == before, 10, lambda: (before, things(watched)))
     # Probes of the agents come and go; a pipe that each trace left would show.
-    watched.wait(lambda: all(open_files(watched)[node] < held[node] + HEALTHY_TRACES for node in held), 10, lambda: held)
+    watched.wait(
+        lambda: all(open_files(watched)[node] < held[node] + HEALTHY_TRACES for node in held), 10, lambda: held
+    )
 
 
 def open_files(watched: Watched) -> dict[str, int]:
@@ -278,13 +310,17 @@ def things(watched: Watched) -> dict[str, Any]:
     """What a trace could leave behind."""
     agents = api.status(watched.spec.name)["pids"]["agents"]
     ours = [path.name for path in Path("/run/netns").iterdir() if path.name.startswith(f"{watched.spec.name}-")]
-    files = [path.name for path in Path(tempfile.gettempdir()).iterdir() if path.name.startswith(("kubereach", "scapy"))]
+    files = [
+        path.name for path in Path(tempfile.gettempdir()).iterdir() if path.name.startswith(("kubereach", "scapy"))
+    ]
     found: dict[str, Any] = {"namespaces": sorted(ours), "files": sorted(files)}
     for node, pid in agents.items():
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         found[node] = {
             "children": len(children),
-            "sockets": watched.run(node, "sh", "-c", "cat /proc/net/packet /proc/net/raw /proc/net/raw6 | wc -l").strip(),
+            "sockets": watched.run(
+                node, "sh", "-c", "cat /proc/net/packet /proc/net/raw /proc/net/raw6 | wc -l"
+            ).strip(),
             "rules": rules(watched.run(node, "nft", "-s", "list", "ruleset")),
             "legacy": watched.run(node, "sh", "-c", "iptables-legacy-save").count("\n-A"),
         }
