@@ -188,7 +188,8 @@ class Orders:
         finally:
             del self._cues[number]
         try:
-            return msgspec.json.decode(line, type=Traced)
+            # Passed on as it is, captured packets and all.
+            return cast("Traced", msgspec.json.decode(line, type=msgspec.Raw))
         except msgspec.DecodeError as error:
             raise _OrderError(f"the trace is not understood: {error}") from None
 
