@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -53,7 +53,7 @@ def _hop(sight: Sight, lost: int, translated: str) -> Hop:
     )
 
 
-def summary_of(trace: Trace, way: Way, uplinks: Mapping[str, str]) -> TraceSummary:
+def summary_of(trace: Trace, way: Way, uplinks: Mapping[str, str], node_of: Callable[[str], str]) -> TraceSummary:
     """The figures of a trace, and where it stopped."""
     source = trace.source
     at_end = [s.seen for s in way.back if s.end == "source" and s.seen.device == SOCKET and s.node == _source(trace)]
@@ -67,7 +67,7 @@ def summary_of(trace: Trace, way: Way, uplinks: Mapping[str, str]) -> TraceSumma
         reordered=sum(s.reordered for s in at_end),
         resets=sum(s.resets for s in at_end),
         network_us=_network_us(trace, way, uplinks),
-        stop=stop_of(trace, way, uplinks),
+        stop=stop_of(trace, way, uplinks, node_of),
         missing=tuple(_missing(trace)),
     )
 
@@ -151,7 +151,9 @@ def with_rules(summary: TraceSummary, found: RuleTrace | None) -> TraceSummary:
     return msgspec.structs.replace(summary, stop=stop)
 
 
-def told(trace: Trace, uplinks: Mapping[str, str]) -> tuple[tuple[Hop, ...], TraceSummary]:
-    """Hops and figures of a trace."""
+def told(
+    trace: Trace, uplinks: Mapping[str, str], node_of: Callable[[str], str]
+) -> tuple[tuple[Hop, ...], TraceSummary]:
+    """Hops and figures of a trace. `uplinks` is the device of each node's address, `node_of` whose an address is."""
     way = way_of(trace)
-    return hops_of(way), summary_of(trace, way, uplinks)
+    return hops_of(way), summary_of(trace, way, uplinks, node_of)

@@ -111,7 +111,7 @@ class OnDemand:
         elif not causes and verdict not in {Verdict.UNEXPECTED_PASS, Verdict.HEALTHY}:
             causes = self._known(question)
         trace = trace or (case.trace if case is not None else None)
-        hops, summary = told(trace, self._uplinks()) if trace is not None else ((), None)
+        hops, summary = told(trace, self._uplinks(), cluster.node_of_address) if trace is not None else ((), None)
         if trace is not None and summary is not None and (request.trace or not causes):
             rules = await self._rules(question, trace, summary.stop)
             summary = with_rules(summary, rules)

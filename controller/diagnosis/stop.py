@@ -5,11 +5,11 @@ It names a place and never a reason: that is for the causes to say.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from controller.diagnosis.trace import Trace
-from controller.diagnosis.way import SOCKET, Sight, Way, count_of, ends_of_pods
+from controller.diagnosis.way import SOCKET, Sight, Way, count_of, ends_of_pods, parted
 from model.diagnosis import Stop
 from model.facts import Link
 
@@ -17,8 +17,11 @@ TUNNELS = frozenset({"vxlan", "ipip", "sit", "geneve", "wireguard"})
 INNER = TUNNELS | {"bridge", "loopback", "dummy"}
 
 
-def stop_of(trace: Trace, way: Way, uplinks: Mapping[str, str]) -> Stop | None:
-    """Where most of the packets ended that had no answer; None if all had one, or nothing is known of the sender."""
+def stop_of(trace: Trace, way: Way, uplinks: Mapping[str, str], node_of: Callable[[str], str]) -> Stop | None:
+    """Where most of the packets ended that had no answer; None if all had one, or nothing is known of the sender.
+
+    `node_of` is the node that holds an address, itself or for a pod; "" if none does.
+    """
     source = trace.source
     if source is None:
         return None
@@ -37,7 +40,7 @@ def stop_of(trace: Trace, way: Way, uplinks: Mapping[str, str]) -> Stop | None:
         return _at_sender(trace, count_of(failed), "the kernel took them, and no device sent them", "")
     packets, _, last = max(dead, key=lambda one: one[0])
     error = next((s.seen.note for s in way.errors if s.seen.note), "") if way.rejected else ""
-    return _Place(trace, way, last, uplinks, packets, error).stop()
+    return _Place(trace, last, uplinks, node_of, packets, error).stop()
 
 
 def _at_sender(trace: Trace, packets: int, why: str, error: str) -> Stop:
@@ -60,9 +63,9 @@ class _Place:
     """The last sight of packets that came no further."""
 
     trace: Trace
-    way: Way
     last: Sight
     uplinks: Mapping[str, str]
+    node_of: Callable[[str], str]
     packets: int
     error: str
 
@@ -109,19 +112,14 @@ class _Place:
             to = last.seen.destination if not self._reply else flow.source.address
             return "outside", f"{left} as {last.seen.source} → {to}, and no answer came", ()
         if following not in self.trace.told:
-            return "unwatched", f"{left}; {following} could not be watched", (last.node, following)
+            return "unwatched", f"{left}; {following} was not watched", (last.node, following)
         return "between", f"{left} and never reached {following}", (last.node, following)
 
     def _next_node(self) -> str:
-        """The node that the packets were on their way to: by their address where that is known, else the far end's."""
-        flow = self.trace.flow
-        if flow.destination.node:
-            return flow.destination.node
-        others = [node for node in self.trace.watched if node != self.last.node]
-        return others[0] if len(others) == 1 else self._by_tunnel(others)
-
-    def _by_tunnel(self, others: list[str]) -> str:
-        return others[0] if others and self.last.seen.outer else ""
+        """The node that the packets were on their way to: by the tunnel's end, by their address, else the far end's."""
+        tunnel = self.last.seen.outer.partition(">")[2]
+        address = parted(self.last.seen.destination)[0]
+        return self.node_of(tunnel) or self.node_of(address) or self.trace.flow.destination.node
 
     def _inside(self, here: str) -> str:
         """Seen on a host or in a pod, and not at the device behind that."""

@@ -150,3 +150,12 @@ def translation(before: Sight | None, here: Sight) -> str:
 def count_of(bits: int) -> int:
     """How many numbers a bit set has."""
     return bits.bit_count()
+
+
+def parted(end: str) -> tuple[str, int]:
+    """ADDRESS, ADDRESS:PORT or [ADDRESS]:PORT."""
+    if end.startswith("["):
+        address, _, port = end[1:].partition("]:")
+        return address, int(port)
+    address, _, port = end.partition(":") if end.count(":") == 1 else (end, "", "")
+    return address, int(port or 0)

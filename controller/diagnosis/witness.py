@@ -13,7 +13,7 @@ from controller.agents import AgentRegistry
 from controller.diagnosis.flows import Question
 from controller.diagnosis.trace import Trace
 from controller.diagnosis.tracing import Tracer
-from controller.diagnosis.way import SOCKET, Sight, Way
+from controller.diagnosis.way import SOCKET, Sight, Way, parted
 from model.diagnosis import Object, Stop
 from model.facts import Facts, FactsOrder
 from model.netfilter import RuleRef, RuleTrace, RuleTraceQuery, TracedFlow, TraceEnd
@@ -81,8 +81,8 @@ def flows_at(trace: Trace, way: Way, stop: Stop) -> Iterator[TracedFlow]:
 
 
 def _plain(sight: Sight, protocol: str) -> TracedFlow:
-    source, source_port = _parted(sight.seen.source)
-    destination, port = _parted(sight.seen.destination)
+    source, source_port = parted(sight.seen.source)
+    destination, port = parted(sight.seen.destination)
     return TracedFlow(
         family=6 if ":" in source else 4,
         source=source,
@@ -91,15 +91,6 @@ def _plain(sight: Sight, protocol: str) -> TracedFlow:
         source_port=source_port,
         destination_port=port,
     )
-
-
-def _parted(end: str) -> tuple[str, int]:
-    """ADDRESS, ADDRESS:PORT or [ADDRESS]:PORT."""
-    if end.startswith("["):
-        address, _, port = end[1:].partition("]:")
-        return address, int(port)
-    address, _, port = end.partition(":") if end.count(":") == 1 else (end, "", "")
-    return address, int(port or 0)
 
 
 def _named(vantage: Vantage) -> str:

@@ -8,10 +8,13 @@ import pytest
 
 from controller.diagnosis import explain
 from controller.diagnosis.case import Case
-from controller.diagnosis.hops import told
+from controller.diagnosis.hops import told, with_rules
 from controller.diagnosis.trace import Trace
+from controller.diagnosis.way import way_of
+from controller.diagnosis.witness import flows_at, words_of
 from model.diagnosis import Cause
 from model.facts import Link
+from model.netfilter import RuleRef, RuleTrace, TraceEnd
 from model.probes import Vantage
 from model.trace import Seen, Traced
 from model.words import MatrixKind, Method, Outcome
@@ -77,6 +80,11 @@ def trace_of(here: tuple[Seen, ...], there: tuple[Seen, ...] | None, sent: int =
     return Trace(flow, 5, watched, answers, {} if there is not None else {"node-b": "silent"})
 
 
+def node_of(address: str) -> str:
+    """Whose an address is."""
+    return {"10.244.1.2": "node-a", "10.244.2.2": "node-b", "a": "node-a", "b": "node-b"}.get(address, "")
+
+
 UPLINKS = {"node-a": "eth0", "node-b": "eth0"}
 SOCKET = seen(0, "socket", "in")
 BACK = tuple(
@@ -95,7 +103,7 @@ FLOODED = seen(1, "veth8", "out")
         pytest.param(THERE[:3], (), "node", "node-a", "cni0", "left it by no device", id="routing or FORWARD"),
         pytest.param(THERE[:4], (), "node", "node-a", "flannel.1", "did not leave it in a tunnel packet", id="tunnel's entry"),
         pytest.param(THERE, (), "between", "node-a", "eth0", "never reached node-b", id="fabric"),
-        pytest.param(THERE, None, "unwatched", "node-a", "eth0", "could not be watched", id="nobody watched there"),
+        pytest.param(THERE, None, "unwatched", "node-a", "eth0", "was not watched", id="nobody watched there"),
         pytest.param(THERE, ARRIVED[:1], "node", "node-b", "eth0", "did not come out of the tunnel", id="INPUT of the tunnel"),
         pytest.param(THERE, ARRIVED[:2], "node", "node-b", "flannel.1", "left it by no device", id="FORWARD there"),
         pytest.param(THERE, (*ARRIVED[:3], FLOODED), "node", "node-b", "cni0", "reached no pod", id="flooded by the bridge"),
@@ -108,19 +116,64 @@ FLOODED = seen(1, "veth8", "out")
 )  # fmt: skip
 def test_the_stop_is_where_packets_were_seen_last(here, there, place, node, device, words):
     """By the last device, and what comes behind it on the way; a port that a bridge floods is no part of the way."""
-    stop = told(trace_of(here, there), UPLINKS)[1].stop
+    stop = told(trace_of(here, there), UPLINKS, node_of)[1].stop
     assert stop is not None
     assert (stop.place, stop.node, stop.device, stop.packets, stop.of) == (place, node, device, 5, 5)
     assert words in stop.says
 
 
+@pytest.mark.parametrize(
+    ("here", "there", "asked"),
+    [
+        pytest.param((), (), [("", 0, "10.244.2.2", 8700, "udp")], id="sender"),
+        pytest.param(THERE[:3], (), [("10.244.1.2", 0, "10.244.2.2", 8700, "udp")], id="forwarded"),
+        pytest.param(THERE, ARRIVED[:1], [("a", 0, "b", 0, "udp")], id="the tunnel that carries it"),
+        pytest.param(THERE, (*ARRIVED, SOCKET, *BACK[:3]), [("10.244.2.2", 8700, "10.244.1.2", 0, "udp")], id="reply"),
+    ],
+)
+def test_the_kernel_is_asked_about_packets_as_they_reach_the_stop(here, there, asked):
+    """By the ends that they have at the first device there, or by those of the tunnel that they did not come out of."""
+    trace = trace_of(here, there)
+    stop = told(trace, UPLINKS, node_of)[1].stop
+    assert stop is not None
+    flows = [
+        (f.source, f.source_port, f.destination, f.destination_port, f.protocol)
+        for f in flows_at(trace, way_of(trace), stop)
+    ]
+    assert flows == asked
+
+
+def test_what_the_kernel_says_is_told():
+    """A rule with its table, chain and duty; the routing; and nothing where it knows of no loss."""
+    rule = RuleRef(
+        backend="nft_compat",
+        family=4,
+        table="filter",
+        chain="FORWARD",
+        position=3,
+        text="-j DROP",
+        target="NetworkPolicy a/b",
+    )
+    by_rule = RuleTrace(ends=(TraceEnd(verdict="drop", hook="forward", packets=5, rule=rule),))
+    lost = RuleTrace(ends=(TraceEnd(verdict="lost", hook="routing", packets=5),))
+    passed = RuleTrace(ends=(TraceEnd(verdict="accept", hook="postrouting", packets=5),))
+    assert words_of(by_rule) == "dropped by rule 3 of filter FORWARD (for NetworkPolicy a/b): -j DROP"
+    assert "by the routing" in words_of(lost)
+    assert (words_of(passed), words_of(None)) == ("", "")
+    summary = told(trace_of(THERE[:3], ()), UPLINKS, node_of)[1]
+    named = with_rules(summary, by_rule).stop
+    assert named is not None and named.rule is not None
+    assert (named.rule.name, named.rule.node) == ("filter/FORWARD/3", "node-a")
+    assert with_rules(summary, passed) == summary
+
+
 def test_no_stop_without_loss():
     """Where every packet was answered nothing stopped, and where the sender was refused nothing was sent."""
     answered = (*THERE, *(seen(0, d, "in", way="reply") for d in ("eth0", "socket")))
-    hops, summary = told(trace_of(answered, (*ARRIVED, SOCKET)), UPLINKS)
+    hops, summary = told(trace_of(answered, (*ARRIVED, SOCKET)), UPLINKS, node_of)
     assert (summary.stop, summary.answered, summary.lost) == (None, 5, 0)
     assert all(hop.lost == 0 for hop in hops)
-    refused = told(trace_of((), (), sent=0, refused="EPERM: no"), UPLINKS)[1]
+    refused = told(trace_of((), (), sent=0, refused="EPERM: no"), UPLINKS, node_of)[1]
     assert refused.stop is not None
     assert (refused.stop.place, refused.stop.error, refused.lost) == ("sender", "EPERM: no", 0)
 
@@ -133,7 +186,7 @@ def test_losses_are_counted_where_they_happen():
         *(seen(0, d, "in", 0b1000, way="reply") for d in ("eth0", "socket")),
     )
     there = tuple(msgspec.structs.replace(s, numbers=f"{0b11100:x}") for s in ARRIVED)
-    hops, summary = told(trace_of(here, (*there, seen(0, "socket", "in", 0b1000))), UPLINKS)
+    hops, summary = told(trace_of(here, (*there, seen(0, "socket", "in", 0b1000))), UPLINKS, node_of)
     lost = {(h.node, h.namespace != "", h.device): h.lost for h in hops if h.lost}
     assert lost == {("node-a", False, "veth9"): 1, ("node-a", False, "cni0"): 1, ("node-b", True, "eth0"): 2}
     assert (summary.answered, summary.lost) == (1, 4)
@@ -149,7 +202,7 @@ def test_translations_and_time_on_the_wire():
         seen(0, "socket", "in", way="reply", after_ns=660_000),
     ]
     there = (seen(1, "eth0", "in"), seen(1, "eth0", "out", way="reply", after_ns=400_000))
-    hops, summary = told(trace_of((THERE[0], out, *back), there), UPLINKS)
+    hops, summary = told(trace_of((THERE[0], out, *back), there), UPLINKS, node_of)
     assert [h.translated for h in hops if h.translated] == [
         "SNAT 10.244.1.2 → 10.77.1.11", "SNAT 10.77.1.11 → 10.244.1.2",
         "SNAT undone 10.244.1.2 → 10.77.1.11", "SNAT undone 10.77.1.11 → 10.244.1.2",
