@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
@@ -55,3 +56,25 @@ def test_in_the_other_kernel(told: dict[str, list[str]], name: str) -> None:
     """The test has run in there, and has passed with every parameter."""
     assert name in told
     assert told[name] == [""] * len(told[name])
+
+
+def test_a_boot_that_does_not_end_is_killed(tmp_path: Path) -> None:
+    """When its time is up the kernel goes, and with it every process that it is on this machine."""
+    ran = boot.run("echo begun; sleep 100", tmp_path, 8.0)
+    assert ran.code is None
+    assert "Linux version" in ran.console
+    ends = time.monotonic() + 5
+    while (left := _processes(str(tmp_path))) and time.monotonic() < ends:
+        time.sleep(0.05)
+    assert left == []
+
+
+def _processes(word: str) -> list[Path]:
+    return [one for one in Path("/proc").glob("[0-9]*/cmdline") if word in _words(one)]
+
+
+def _words(cmdline: Path) -> str:
+    try:
+        return cmdline.read_text(errors="replace")
+    except OSError:
+        return ""
