@@ -5,6 +5,7 @@ What enforces writes its rules when policies or pods change, so that they stay a
 
 from __future__ import annotations
 
+import asyncio
 import re
 import shlex
 
@@ -12,11 +13,26 @@ from lab.client import Object
 from lab.fault import Bench, Command, FaultError
 from lab.spec import NodeSpec
 
+LOOKS, LOOK_S = 5, 0.7
 JUMP = re.compile(r"-A (FORWARD|INPUT|OUTPUT) .*-j (KUBE-ROUTER-|cali-)\1$")
 
 
 async def take_away(bench: Bench, node: NodeSpec) -> tuple[Command, ...]:
-    """Delete the jumps into the enforcement's chains in both families; the commands that put them back."""
+    """Delete the jumps into the enforcement's chains in both families; the commands that put them back.
+
+    A change of a moment ago may still be on its way into the rules, and bring them back: they are looked at again.
+    """
+    undo = await _delete(bench, node)
+    if not undo:
+        raise FaultError(f"nothing on {node.name} enforces policies")
+    for _ in range(LOOKS):
+        await asyncio.sleep(LOOK_S)
+        if not await _delete(bench, node):
+            return undo
+    raise FaultError(f"the rules of policies on {node.name} come back: pods or policies change all the time")
+
+
+async def _delete(bench: Bench, node: NodeSpec) -> tuple[Command, ...]:
     undo = []
     for program in ("iptables", "ip6tables"):
         for chain in ("FORWARD", "INPUT", "OUTPUT"):
@@ -25,8 +41,6 @@ async def take_away(bench: Bench, node: NodeSpec) -> tuple[Command, ...]:
                     _, _, *rule = shlex.split(line)
                     await bench.run(node.netns, [program, "-D", chain, *rule])
                     undo.append(Command(node.netns, (program, "-I", chain, "1", *rule)))
-    if not undo:
-        raise FaultError(f"nothing on {node.name} enforces policies")
     return tuple(undo)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from lab.enforcement import guarded, take_away
 from lab.fault import Bench, Broken, Command, Expected, Fault
 
@@ -10,8 +12,8 @@ async def make(bench: Bench, _on: str) -> Broken:
     """Delete the jumps into the enforcement's chains on every node."""
     undo: list[Command] = []
     _, probe = await guarded(bench, "")
-    for node in bench.topology.nodes:
-        undo += await take_away(bench, node)
+    for commands in await asyncio.gather(*(take_away(bench, node) for node in bench.topology.nodes)):
+        undo += commands
     return Broken(
         code=FAULT.code,
         on="",
