@@ -88,8 +88,8 @@ def _probe(session: Session, args: argparse.Namespace) -> int:
     with session.working(f"probing {args.source} → {args.destination}"):
         document = client.post("/api/v1/probe", body, deadline_s=deadline_s)
     report = msgspec.convert(document, ProbeReport)
+    document.pop("capture", None)
     if args.pcap is not None:
-        document.pop("capture", None)
         _save(session, args, report)
     session.show(document, lambda: probe_report(report, args.source, args.destination, wide=session.wide))
     return exit_code(report)
