@@ -7,6 +7,8 @@ mount -t sysfs sysfs /sys
 for folder in /tmp /run /var/tmp /dev/shm; do [ -d "$folder" ] && mount -t tmpfs tmpfs "$folder"; done
 mkdir /tmp/out /tmp/modules /tmp/modules/lib
 mount -t hostfs -o "$OUT" none /tmp/out
+# A clone that lies in one of these folders is hidden by them.
+if [ ! -d "$ROOT" ]; then mkdir -p "$ROOT" && mount -t hostfs -o "$ROOT" none "$ROOT"; fi
 # Modules that the kernel asks for come out of the package's folder.
 ln -s /usr/lib/uml/modules /tmp/modules/lib/modules
 printf '#!/bin/sh\nexec /sbin/modprobe -d /tmp/modules "$@"\n' >/tmp/modprobe
