@@ -18,7 +18,9 @@ from lab.fault import Broken, FaultError, all_faults
 from lab.spec import LabSpec
 from tests.lab.watched import CLEARED_S, NAMED_S, OneAtATime, Watched, matches
 
-TRACED = ("cni.masquerade_missing", "cni.veth_down", "cni.vtep_wrong", "node.route_blackhole", "node.rp_filter")
+TRACED = frozenset(
+    {"cni.masquerade_missing", "cni.veth_down", "cni.vtep_wrong", "node.route_blackhole", "node.rp_filter"}
+)
 LABS = (("flannel-vxlan", "iptables"), ("flannel-host-gw", "nftables"), ("calico", "iptables"))
 
 
@@ -259,11 +261,25 @@ def facts(watched: Watched) -> dict[str, str]:
     return values
 
 
-def drills() -> list[object]:
-    """Lab by lab: every fault that applies to it, and the breaks by hand.
+Kind = tuple[str, str]
 
-    A break by hand, and a fault that `test_trace` makes by hand in every lab, is done in one of the labs that it applies
-    to, dealt out in turn; with KUBEREACH_DRILLS=all in each.
+
+def telling(code: str, kinds: list[Kind]) -> list[Kind]:
+    """The labs in which a fault has a face of its own, of those that it applies to.
+
+    Services and DNS are the same in all, and what `test_trace` breaks by hand is traced in all; the rules of policies
+    have one of two shapes.
+    """
+    if code in TRACED or code.startswith(("service.", "dns.")):
+        return [kinds[sum(code.encode()) % len(kinds)]]
+    return [kind for kind in kinds if kind != LABS[1]] if code.startswith("policy.") else kinds
+
+
+def drills() -> list[object]:
+    """Lab by lab: the faults that may look different there, and the breaks by hand.
+
+    A break by hand, and a fault that looks alike in several labs, is done in one of them, dealt out in turn; with
+    KUBEREACH_DRILLS=all in each.
     """
     found: list[object] = []
     everywhere = os.environ.get("KUBEREACH_DRILLS") == "all"
@@ -271,8 +287,7 @@ def drills() -> list[object]:
         spec = LabSpec("any", cni=kind[0], proxy=kind[1])
         for fault in all_faults():
             kinds = [k for k in LABS if fault.applies(LabSpec("any", cni=k[0], proxy=k[1]))]
-            spared = fault.code in TRACED and not everywhere and kinds[TRACED.index(fault.code) % len(kinds)] != kind
-            if fault.applies(spec) and not spared:
+            if fault.applies(spec) and (everywhere or kind in telling(fault.code, kinds)):
                 found.append(pytest.param(kind, ByTwin(fault.code), id=f"{kind[0]}-{fault.code}"))
         for number, hand in enumerate(HANDS):
             kinds = [k for k in LABS if k[0] in hand.cnis]

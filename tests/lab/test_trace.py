@@ -44,7 +44,7 @@ def labs() -> Iterator[OneAtATime[Watched]]:
 def watched(request: pytest.FixtureRequest, labs: OneAtATime[Watched]) -> Watched:
     """A watched lab of the network plugin that is asked for. Three nodes: the first and the last are in one zone."""
     cni, proxy = request.param
-    return labs.of(LabSpec(f"t{os.getpid()}", nodes=3, cni=cni, proxy=proxy))
+    return labs.of(LabSpec(f"v{os.getpid()}", nodes=3, cni=cni, proxy=proxy))
 
 
 @dataclass(frozen=True)
