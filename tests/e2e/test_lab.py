@@ -19,7 +19,7 @@ from lab.spec import LabSpec, lab_directory
 from lab.state import ProcessId, load_state
 from lab.teardown import exists, members, namespaces_of
 from tests.e2e.conftest import COMBINATIONS
-from tests.lab.labs import Lab, Probe, eventually, settle
+from tests.lab.labs import DNS, Lab, Probe, eventually, settle
 
 KUBEREACH = [sys.executable, "-m", "cli.main"]
 # Where containerd, kubelet, flannel and network plugins write on a machine that is a node.
@@ -178,7 +178,7 @@ def test_objects_are_applied_and_deleted_and_a_pod_s_namespace_has_a_name(lab: L
 
 def test_kubectl_reads_logs_and_runs_commands(lab: Lab) -> None:
     """The API server reaches every kubelet: `kubectl logs` and `exec`."""
-    pod = lab.pod("kube-system/coredns")
+    pod = lab.pod(DNS)
     assert "CoreDNS-" in lab.kubectl("logs", "-n", pod.namespace, pod.name)
     cart = lab.pod("shop/cart")
     command = ["exec", "-n", cart.namespace, cart.name, "--", images.INTERPRETER, "-c", "print(6 * 7)"]

@@ -17,6 +17,7 @@ from lab.netns import run_sync
 from lab.spec import LabSpec, Topology
 
 ALLOWED = Path(__file__).parents[2] / "lab/sample/allowed.json"
+DNS = "kube-system/kube-dns"
 PROBE_S = 0.8
 # Begins with the mark of a probe, which the endpoint asks for and exchanges for its own in the answer.
 QUESTION = b"KR are you there?"
@@ -90,6 +91,8 @@ class Lab:
 
 def _workload(item: dict[str, Any]) -> str:
     name, namespace = item["metadata"]["name"], item["metadata"]["namespace"]
+    if item["metadata"].get("labels", {}).get("k8s-app") == "kube-dns":
+        return DNS  # whose Deployment has another name in a real Kubernetes
     owner = (item["metadata"].get("ownerReferences") or [{}])[0]
     cut = 2 if owner.get("kind") == "ReplicaSet" else 1
     return f"{namespace}/{name.rsplit('-', cut)[0]}"

@@ -104,7 +104,9 @@ def _ask(lab: Lab, name: str, kind: str, server: str) -> list[str]:
         return ["no answer"]
     if answer.rcode() != dns.rcode.NOERROR:
         return [dns.rcode.to_text(answer.rcode())]
-    return sorted(item.to_text() for rrset in answer.answer for item in rrset)
+    texts = {item.to_text() for rrset in answer.answer for item in rrset}
+    # Priority and weight of an SRV record are left to the server, and with them how many there are.
+    return sorted({" ".join(text.split()[2:]) for text in texts} if kind == "SRV" else texts)
 
 
 @pytest.mark.parametrize("server", [0, 1], ids=["IPv4", "IPv6"])
@@ -119,7 +121,7 @@ def test_names_are_what_the_specification_says(lab: Lab, server: int) -> None:
     expected = {
         (f"payments.pay.{base}", "A"): [four],
         (f"payments.pay.{base}", "AAAA"): [six],
-        (f"_api._tcp.payments.pay.{base}", "SRV"): [f"0 100 8443 payments.pay.{base}"],
+        (f"_api._tcp.payments.pay.{base}", "SRV"): [f"8443 payments.pay.{base}"],
         (str(dns.reversename.from_address(four)), "PTR"): [f"payments.pay.{base}"],
         (str(dns.reversename.from_address(six)), "PTR"): [f"payments.pay.{base}"],
         (f"ledger.pay.{base}", "A"): [ledger.ips[0]],
@@ -141,9 +143,9 @@ def test_pods_resolve_short_names_by_their_own_resolv_conf(lab: Lab) -> None:
 
     pod = lab.pod("shop/frontend")
     argv = exec_argv(lab.spec.name, f"pod/{pod.namespace}/{pod.name}", ["getent", "ahostsv4", "payments.pay"])
-    out = netns.run_sync(None, argv).stdout
     service = json.loads(lab.kubectl("get", "service", "-n", "pay", "payments", "-o", "json"))
-    assert service["spec"]["clusterIP"] in out
+    found = service["spec"]["clusterIP"]
+    eventually(lambda: found in netns.run_sync(None, argv, check=False).stdout, "the Service's address")
 
 
 def test_a_pod_applied_is_answered_for_in_a_second(lab: Lab) -> None:
