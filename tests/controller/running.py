@@ -120,7 +120,7 @@ def add_pod(server: Server, namespace: str, name: str, node: str, address: str, 
 def populate(server: Server, nodes: int = 3) -> None:
     """Our namespace, the agents' account, and nodes."""
     created(server, "/api/v1/namespaces", {"metadata": {"name": "kubereach"}})
-    for name in ("kubereach-agent", "stranger"):
+    for name in ("kubereach-agent", "stranger", "reader"):
         created(server, "/api/v1/namespaces/kubereach/serviceaccounts", {"metadata": {"name": name}})
     for index in range(nodes):
         add_node(server, index)

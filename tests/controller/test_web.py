@@ -176,14 +176,14 @@ async def test_rights_are_those_of_rbac(controller: Controller, api: Server) -> 
     group = "/apis/rbac.authorization.k8s.io/v1"
     role = {"metadata": {"name": "reader"}, "rules": [{"nonResourceURLs": ["/kubereach/read"], "verbs": ["get"]}]}
     created(api, f"{group}/clusterroles", role)
-    subject = {"kind": "ServiceAccount", "name": "stranger", "namespace": "kubereach"}
+    subject = {"kind": "ServiceAccount", "name": "reader", "namespace": "kubereach"}
     reference = {"kind": "ClusterRole", "name": "reader", "apiGroup": "rbac.authorization.k8s.io"}
     created(
         api,
         f"{group}/clusterrolebindings",
         {"metadata": {"name": "reader"}, "subjects": [subject], "roleRef": reference},
     )
-    reader = token_of(api, "stranger", audience="https://kubernetes.default.svc.cluster.local")
+    reader = token_of(api, "reader", audience="https://kubernetes.default.svc.cluster.local")
     assert (await call(controller, "GET", "/api/v1/cluster", token=reader))[0] == 200
     assert (await call(controller, "POST", "/api/v1/sweep", token=reader))[0] == 403
 
