@@ -74,7 +74,10 @@ class PodNames:
             return
         files = self._directory / uid
         if uid not in self._known or not (files / "etc/hosts").exists():
-            _write_files(files, pod, name, pids)
+            own = pod["spec"].get("dnsPolicy") == "Default" or on_host
+            theirs = self._topology.node_directory(node.name) / "overlay/etc/upper"
+            if not _write_files(files, pod, name, pids, None if own else theirs):
+                return  # looked at again soon
         self._known[uid] = name
 
 
@@ -99,20 +102,29 @@ def _adopt(name: str, pids: list[int], host: int) -> bool:
     return False
 
 
-def _write_files(files: Path, pod: Object, name: str, pids: list[int]) -> None:
-    """Copy the pod's resolver files from a container that has them, then say whose namespace it is."""
+def _write_files(files: Path, pod: Object, name: str, pids: list[int], theirs: Path | None) -> bool:
+    """Copy the pod's resolver files from a container that has them, then say whose namespace it is.
+
+    `theirs` is where the node's own files are: what looks like them is runc's, which has not entered its container yet.
+    Returns whether the files are whole.
+    """
     (files / "etc").mkdir(parents=True, exist_ok=True)
     for entry in ("resolv.conf", "hosts"):
         for pid in reversed(pids):  # the sandbox's own process is the oldest, and has no hosts
             try:
-                (files / "etc" / entry).write_text(Path(f"/proc/{pid}/root/etc/{entry}").read_text())
-                break
+                text = Path(f"/proc/{pid}/root/etc/{entry}").read_text()
+                if theirs is None or text != (theirs / entry).read_text():
+                    (files / "etc" / entry).write_text(text)
+                    break
             except OSError:
                 continue
+        else:
+            return False
     box = {"uid": files.name, "namespace": objects.namespace(pod), "name": objects.name(pod), "netns": name}
     partial = files / "sandbox.new"
     partial.write_bytes(msgspec.json.encode(box))
     partial.replace(files / "sandbox.json")
+    return True
 
 
 class Balancers:

@@ -10,13 +10,11 @@ import pytest
 
 from lab import switchboard
 from lab.fault import all_faults
-from tests.e2e.conftest import COMBINATIONS, WAYS, spec_of
+from tests.e2e.conftest import COMBINATIONS, spec_of
 from tests.e2e.installed import Installed
 from tests.lab.test_causes import HANDS, TRACED, ByHand, ByTwin
 from tests.lab.watched import CLEARED_S
 
-# Only the chart is given an outside to probe.
-TO_OUTSIDE = {"cni.masquerade_missing"}
 # Neither Services nor DNS nor the lab's enforcement of policies know how packets travel between nodes.
 ALIKE = ("service.", "dns.", "policy.")
 
@@ -35,9 +33,7 @@ def drills() -> list[object]:
     for kind in COMBINATIONS:
         for fault in all_faults():
             kinds = [one for one in COMBINATIONS if fault.applies(spec_of(one))]
-            if fault.code in TO_OUTSIDE:
-                kinds = [one for one in kinds if WAYS[one[0]] == "helm"]
-            elif fault.code in TRACED or fault.code.startswith(ALIKE):
+            if kinds and (fault.code in TRACED or fault.code.startswith(ALIKE)):
                 kinds = [kinds[sum(fault.code.encode()) % len(kinds)]]
             if kind in kinds:
                 found.append(pytest.param(kind, ByTwin(fault.code), id=f"{kind[0]}-{fault.code}"))
