@@ -5,10 +5,8 @@ from __future__ import annotations
 import hashlib
 import http.client
 import json
-import os
 import socket
 import subprocess
-import tempfile
 import time
 import urllib.error
 from email.message import Message
@@ -21,6 +19,7 @@ from lab import api, netns
 from lab.kubernetes import build
 from lab.spec import LabSpec, Topology
 from model.ports import CONTROLLER_PLAIN_PORT
+from tests.daemonset.helm import helm
 from tests.daemonset.manifests import DAEMONSET, ROOT
 from tests.lab.watched import Watched
 
@@ -120,18 +119,8 @@ class Installed(Watched):
         return ["--set", f"controller.egressTargets={{http://{self.plan.outside_ipv4}/}}"]
 
     def helm(self, *words: str) -> str:
-        """The pinned helm, built where it is not in the cache yet."""
-        with tempfile.TemporaryDirectory() as home:
-            done = subprocess.run(
-                [str(ROOT / "scripts/helm"), *words, "--namespace", "kubereach", "--kubeconfig", self.state.kubeconfig],
-                capture_output=True,
-                text=True,
-                timeout=IMAGE_S,
-                check=False,
-                env={**os.environ, "HELM_CACHE_HOME": home, "HELM_CONFIG_HOME": home, "HELM_DATA_HOME": home},
-            )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+        """The pinned helm, on this cluster and in kubereach's namespace."""
+        return helm(*words, "--namespace", "kubereach", "--kubeconfig", self.state.kubeconfig)
 
     def _has_token(self) -> bool:
         try:

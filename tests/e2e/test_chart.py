@@ -2,23 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-
 import pytest
 import yaml
 
-from tests.daemonset.manifests import DAEMONSET, ROOT, Key, Object, by_key, rendered
-
-BUILD_S = 900
-
-
-def helm(*words: str) -> str:
-    """The pinned helm, built where it is not in the cache yet."""
-    done = subprocess.run(
-        [str(ROOT / "scripts/helm"), *words], capture_output=True, text=True, timeout=BUILD_S, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+from tests.daemonset.helm import BUILD_S, helm
+from tests.daemonset.manifests import DAEMONSET, Key, Object, by_key, rendered
 
 
 def template(*options: str, namespace: str = "kubereach") -> dict[Key, Object]:
