@@ -323,9 +323,18 @@ class ClusterState:
         service = self._dns_service
         if service is None or not service.selector:
             return ()
+        return tuple(p for p in self.pods_of(service) if not p.deleting)
+
+    def pods_of(self, service: Service) -> tuple[Pod, ...]:
+        """The pods that a Service's selector matches, ready or not, by name; those that have ended left out."""
         wanted = service.selector.items()
-        own = [p for p in self.pods.values() if p.namespace == service.namespace and wanted <= p.labels.items()]
-        return tuple(sorted((p for p in own if not p.deleting and p.phase not in FINISHED), key=lambda p: p.name))
+        own = (p for p in self.pods.values() if p.namespace == service.namespace and p.phase not in FINISHED)
+        return tuple(sorted((p for p in own if wanted <= p.labels.items()), key=lambda p: p.name))
+
+    def ends_with_namespace(self, service: Service) -> bool:
+        """Whether the namespace of a Service is being deleted, and the Service with it."""
+        namespace = self.namespaces.get(service.namespace)
+        return namespace is not None and namespace.deleting
 
     @cached_property
     def _dns_service(self) -> Service | None:

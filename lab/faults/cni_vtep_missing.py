@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import json
-
-from lab.fault import Bench, Broken, Command, Expected, Fault, FaultError
+from lab.fault import Bench, Broken, Command, Expected, Fault
+from lab.tunnels import entry_for, tunnelled
 
 
 async def make(bench: Bench, on: str) -> Broken:
     """Delete the FDB entry of the first node that leads to the second."""
     node, peer = bench.pair(on)
-    entries = json.loads(await bench.run(node.netns, ["bridge", "-j", "fdb", "show"]))
-    device = "vxlan.calico" if bench.topology.spec.cni == "calico" else "flannel.1"
-    mac = next((e["mac"] for e in entries if e.get("dst") == peer.ipv4 and e["ifname"] == device), "")
-    if not mac:
-        raise FaultError(f"{node.name} has no forwarding entry for {peer.ipv4} on {device} that could be deleted")
+    mac, device = await entry_for(bench, node, peer, "deleted")
     entry = (mac, "dev", device, "dst", peer.ipv4)
     await bench.run(node.netns, ["bridge", "fdb", "del", *entry])
     return Broken(
@@ -32,5 +27,5 @@ FAULT = Fault(
     title="a node's VXLAN device lacks the entry for another node",
     target="node/A,node/B",
     make=make,
-    applies=lambda spec: spec.nodes > 1 and spec.cni in {"flannel-vxlan", "calico"},
+    applies=tunnelled,
 )

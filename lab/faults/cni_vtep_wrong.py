@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
-
-from lab.fault import Bench, Broken, Command, Expected, Fault, FaultError
+from lab.fault import Bench, Broken, Command, Expected, Fault
+from lab.tunnels import entry_for, tunnelled
 
 NOBODY = 250
 
@@ -12,11 +11,7 @@ NOBODY = 250
 async def make(bench: Bench, on: str) -> Broken:
     """Replace the FDB entry of the first node that leads to the second."""
     node, peer = bench.pair(on)
-    entries = json.loads(await bench.run(node.netns, ["bridge", "-j", "fdb", "show"]))
-    device = "vxlan.calico" if bench.topology.spec.cni == "calico" else "flannel.1"
-    mac = next((e["mac"] for e in entries if e.get("dst") == peer.ipv4 and e["ifname"] == device), "")
-    if not mac:
-        raise FaultError(f"{node.name} has no forwarding entry for {peer.ipv4} on {device} that could be replaced")
+    mac, device = await entry_for(bench, node, peer, "replaced")
     wrong = f"{peer.ipv4.rpartition('.')[0]}.{NOBODY}"
     right, false = ((mac, "dev", device, "dst", to) for to in (peer.ipv4, wrong))
     await bench.run(node.netns, ["bridge", "fdb", "del", *right])
@@ -39,5 +34,5 @@ FAULT = Fault(
     title="a node's VXLAN device has a wrong address for another node",
     target="node/A,node/B",
     make=make,
-    applies=lambda spec: spec.nodes > 1 and spec.cni in {"flannel-vxlan", "calico"},
+    applies=tunnelled,
 )

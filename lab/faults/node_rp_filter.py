@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lab.fault import Bench, Broken, Command, Expected, Fault, FaultError
 from lab.spec import NodeSpec
+from lab.tunnels import tunnel_device, tunnelled
 
 TABLE = "177"
 
@@ -11,7 +12,7 @@ TABLE = "177"
 async def make(bench: Bench, on: str) -> Broken:
     """Lead packets for the second node's pods past the tunnel, and have the first refuse what comes out of it."""
     node, peer = _neighbours(bench, on)
-    device = "vxlan.calico" if bench.topology.spec.cni == "calico" else "flannel.1"
+    device = tunnel_device(bench.topology.spec)
     key = f"net.ipv4.conf.{device.replace('.', '/')}.rp_filter"
     rule = ["to", peer.pod_cidr4, "lookup", TABLE]
     await bench.run(node.netns, ["ip", "route", "add", "default", "via", peer.ipv4, "dev", "eth0", "table", TABLE])
@@ -50,5 +51,5 @@ FAULT = Fault(
     title="the reverse path filter drops what comes by another way than it is answered",
     target="node/A,node/B",
     make=make,
-    applies=lambda spec: spec.nodes > 2 and spec.cni in {"flannel-vxlan", "calico"},
+    applies=lambda spec: spec.nodes > 2 and tunnelled(spec),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from controller.cluster.state import FINISHED, ClusterState, Pod, Service
+from controller.cluster.state import ClusterState, Pod, Service
 from controller.diagnosis.case import Case
 from controller.diagnosis.catalogue import CauseType
 from controller.diagnosis.finding import Finding
@@ -21,18 +21,11 @@ def find(case: Case) -> Iterator[Finding]:
     service = case.flow.service
     if service is None or not service.selector or any(b.ready for b in case.cluster.backends_of(service)):
         return
-    pods = _pods(case.cluster, service)
+    pods = case.cluster.pods_of(service)
     if not pods:
         return
-    namespace = case.cluster.namespaces.get(service.namespace)
-    passing = namespace is not None and namespace.deleting
-    yield _finding(case, service, pods, intended=passing or all(_on_its_way(case, pod) for pod in pods))
-
-
-def _pods(cluster: ClusterState, service: Service) -> list[Pod]:
-    wanted = service.selector.items()
-    own = (p for p in cluster.pods.values() if p.namespace == service.namespace and p.phase not in FINISHED)
-    return sorted((p for p in own if wanted <= p.labels.items()), key=lambda p: p.name)
+    passing = case.cluster.ends_with_namespace(service) or all(_on_its_way(case, pod) for pod in pods)
+    yield _finding(case, service, pods, intended=passing)
 
 
 def _on_its_way(case: Case, pod: Pod) -> bool:
@@ -63,7 +56,7 @@ def _why(cluster: ClusterState, pod: Pod) -> str:
     return f"is not Ready ({words})" if words else "is not Ready"
 
 
-def _finding(case: Case, service: Service, pods: list[Pod], *, intended: bool) -> Finding:
+def _finding(case: Case, service: Service, pods: tuple[Pod, ...], *, intended: bool) -> Finding:
     name = f"{service.namespace}/{service.name}"
     reasons = [(pod, _why(case.cluster, pod)) for pod in pods]
     first, why = reasons[0]

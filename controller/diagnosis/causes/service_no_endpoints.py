@@ -20,18 +20,16 @@ def find(case: Case) -> Iterator[Finding]:
     service = case.flow.service
     if service is None or not service.selector or case.cluster.backends_of(service):
         return
-    if any(_matches(service.selector, pod.labels) for pod in _pods(case.cluster, service)):
+    if case.cluster.pods_of(service):
         return
     idle = [
         w
         for w in case.cluster.workloads.values()
         if w.namespace == service.namespace and w.replicas == 0 and _matches(service.selector, w.template_labels)
     ]
-    namespace = case.cluster.namespaces.get(service.namespace)
-    ending = namespace is not None and namespace.deleting
     found = _finding(case.cluster, service, idle[0].name if idle else "")
     # with its namespace goes the Service, too
-    yield replace(found, intended=found.intended or ending)
+    yield replace(found, intended=found.intended or case.cluster.ends_with_namespace(service))
 
 
 def _finding(cluster: ClusterState, service: Service, idle: str) -> Finding:
