@@ -12,7 +12,8 @@ from cli.options import EXIT_INCONCLUSIVE, EXIT_OK, EXIT_WRONG, Parser, add_acce
 from cli.session import Session, run
 
 DESCRIPTION = """\
-Holds the address ranges of pods, nodes, Services, load balancers, links and routes against one another.
+Holds the address ranges of pods, nodes, Services, load balancers, address pools (Kubernetes' ServiceCIDRs, Calico's
+IPPools, MetalLB's IPAddressPools), links and routes against one another.
 What lies so by design (a wide network around pods, a network plugin's own routes) is no overlap."""
 EXAMPLES = """examples:
   kubereach overlaps
@@ -38,11 +39,11 @@ def _overlaps(session: Session) -> int:
     session.show(document, lambda: _table(document))
     if document["overlaps"]:
         return EXIT_WRONG
-    return EXIT_INCONCLUSIVE if document["missing"] else EXIT_OK
+    return EXIT_INCONCLUSIVE if document["missing"] or document.get("unread") else EXIT_OK
 
 
 def _table(document: dict[str, Any]) -> RenderableType:
-    missing = document["missing"]
+    missing, unread = document["missing"], document.get("unread", {})
     parts: list[RenderableType] = []
     if document["overlaps"]:
         table = Table(box=None, pad_edge=False, header_style="dim")
@@ -51,8 +52,9 @@ def _table(document: dict[str, Any]) -> RenderableType:
         for one in document["overlaps"]:
             table.add_row(one["cidr"], *(f"{claim['who']} ({claim['cidr']})" for claim in one["claims"]), one["effect"])
         parts.append(table)
-    elif not missing:
+    elif not missing and not unread:
         parts.append(Text("✓ no address is claimed twice", style="bold green"))
     if missing:
         parts.append(Text(f"links and routes are not known of {', '.join(missing)}", style="yellow"))
+    parts += [Text(f"{kind} objects are not read: {why}", style="yellow") for kind, why in sorted(unread.items())]
     return Group(*parts)

@@ -56,7 +56,7 @@ class Controller:
         self._memory = AgentMemory(state / "agents.sqlite" if state else None)
         self._beat = clock.monotonic()
         book = IncidentBook(clock, state / "incidents.sqlite" if state else None)
-        watch = ClusterWatch(api, clock)
+        watch = ClusterWatch(api, clock, pools=options.pools)
         matrix = MatrixBook(clock)
         agents = AgentRegistry(clock, matrix.ingest)
         planner = Planner(watch, agents, matrix, self._memory, options.settings, clock, options.admin_policies)

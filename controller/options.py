@@ -9,6 +9,7 @@ from ipaddress import ip_address, ip_network
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from controller.cluster.state import Gives, Pool
 from controller.introduce import Introduction
 from controller.plan.expectation import AdminPolicies
 from controller.plan.paths import EgressTarget, PlanSettings
@@ -35,6 +36,7 @@ class Options:
     verbose: bool
     introduction: Introduction | None = None
     admin_policies: AdminPolicies = AdminPolicies.DETECT
+    pools: tuple[Pool, ...] = ()
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -67,8 +69,12 @@ def build_parser() -> argparse.ArgumentParser:
         help="outside target to probe; with addresses also from hosts, whose resolver is not the cluster's",
     )
     parser.add_argument("--cluster-domain", default="cluster.local", metavar="DOMAIN")
-    parser.add_argument("--cluster-cidr", action="append", default=[], metavar="CIDR", help="pods' addresses")
-    parser.add_argument("--service-cidr", action="append", default=[], metavar="CIDR", help="Services' addresses")
+    parser.add_argument(
+        "--cluster-cidr", action="append", default=[], metavar="CIDR", help="pods' addresses, beside Calico's pools"
+    )
+    parser.add_argument(
+        "--service-cidr", action="append", default=[], metavar="CIDR", help="Services' addresses, beside ServiceCIDRs"
+    )
     parser.add_argument("--namespace", default="kubereach", help="of kubereach's own pods")
     parser.add_argument("--agent-service-account", default="kubereach-agent", metavar="NAME")
     parser.add_argument(
@@ -107,14 +113,16 @@ def parse(argv: list[str]) -> Options:
         settings=PlanSettings(
             namespace=args.namespace,
             cluster_domain=args.cluster_domain.strip("."),
-            cluster_cidrs=tuple(_cidr("--cluster-cidr", text) for text in args.cluster_cidr),
-            service_cidrs=tuple(_cidr("--service-cidr", text) for text in args.service_cidr),
             egress_targets=tuple(egress_target(text) for text in args.egress_target),
         ),
         agent_account=args.agent_service_account,
         verbose=args.verbose,
         introduction=introduction,
         admin_policies=AdminPolicies(args.admin_policies),
+        pools=(
+            *(_pool("--cluster-cidr", text, Gives.PODS) for text in args.cluster_cidr),
+            *(_pool("--service-cidr", text, Gives.SERVICES) for text in args.service_cidr),
+        ),
     )
 
 
@@ -188,9 +196,9 @@ def _tls(certificate: Path | None, key: Path | None) -> tuple[Path, Path] | None
     return certificate, key
 
 
-def _cidr(option: str, text: str) -> str:
+def _pool(option: str, text: str, gives: Gives) -> Pool:
     try:
-        return str(ip_network(text))
+        return Pool(kind=option, name=text, gives=gives, cidrs=(str(ip_network(text)),))
     except ValueError as error:
         raise OptionError(f"{option} {text}: {error}") from None
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any
@@ -208,12 +209,31 @@ def family_of(address: str) -> int:
     return 6 if ":" in address else 4
 
 
+class Gives(StrEnum):
+    """Whom a pool gives addresses to."""
+
+    PODS = "pods"
+    SERVICES = "services"
+    BALANCERS = "load balancers"
+    NOBODY = "nobody"
+
+
+class Pool(msgspec.Struct, frozen=True, kw_only=True):
+    """An object that addresses are given from. `cidrs` in canonical form; `name` with the namespace, if it has one."""
+
+    kind: str
+    name: str
+    gives: Gives
+    cidrs: tuple[str, ...]
+
+
 @dataclass(frozen=True)
 class ClusterState:
     """The cluster at one moment. Never changed; indexes are made when they are first asked for.
 
     Keys: nodes by name, pods by UID, services, slices and policies by "namespace/name", workloads by
-    "kind/namespace/name". `policies` are NetworkPolicies as the API gave them, and admin policies by "kind/name".
+    "kind/namespace/name", pools by "kind/name". `policies` are NetworkPolicies as the API gave them, and admin policies
+    by "kind/name".
     `synced`: every watched kind was listed at least once. `stale_since`: wall seconds since when the API has not
     answered, None if it does.
     """
@@ -228,6 +248,7 @@ class ClusterState:
     slices: Mapping[str, EndpointSlice] = field(default_factory=dict)
     policies: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     workloads: Mapping[str, Workload] = field(default_factory=dict)
+    pools: Mapping[str, Pool] = field(default_factory=dict)
     corefile: str | None = None
 
     @cached_property

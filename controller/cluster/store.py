@@ -10,7 +10,8 @@ import msgspec
 
 from controller.cluster import parse
 from controller.cluster.parse import Raw
-from controller.cluster.state import ClusterState, Pod
+from controller.cluster.pools import POOLS
+from controller.cluster.state import ClusterState, Pod, Pool
 
 Parser = Callable[[Raw], Any]
 
@@ -44,18 +45,24 @@ RESOURCES: dict[str, tuple[str, Parser]] = {
         "/api/v1/namespaces/kube-system/configmaps?fieldSelector=metadata.name%3Dcoredns",
         lambda raw: (raw.get("data") or {}).get("Corefile"),
     ),
+    **POOLS,
 }
 WORKLOADS = ("Deployment", "DaemonSet", "StatefulSet")
-# Kinds that a cluster has only once somebody installed their definition: that the API does not know them is no error.
 ADMIN_POLICIES = ("AdminNetworkPolicy", "BaselineAdminNetworkPolicy", "ClusterNetworkPolicy")
+# Kinds that a cluster has only in newer versions, or once somebody installed their definition: that the API does not
+# know them is no error.
+OPTIONAL = frozenset({*ADMIN_POLICIES, *POOLS})
+# No verdict hangs on these: where a role from before them forbids to read them, all else goes on without.
+SPARED = frozenset(POOLS)
 PARSE_ERRORS = (TypeError, ValueError, AttributeError, KeyError)
 
 
 class ClusterStore:
     """Everything last heard of the cluster. It survives an outage of the API, marked as stale."""
 
-    def __init__(self) -> None:
-        """Nothing is known yet."""
+    def __init__(self, pools: tuple[Pool, ...] = ()) -> None:
+        """Nothing is known yet but `pools`, which somebody told us."""
+        self._told = {f"{pool.kind}/{pool.name}": pool for pool in pools}
         self._objects: dict[str, dict[str, Any]] = {kind: {} for kind in RESOURCES}
         self._listed: set[str] = set()
         self._revision = 0
@@ -125,9 +132,16 @@ class ClusterStore:
                 slices=dict(objects["EndpointSlice"]),
                 policies=objects["NetworkPolicy"] | self._admin_policies(),
                 workloads={w.key: w for kind in WORKLOADS for w in objects[kind].values()},
+                pools=self._pools(),
                 corefile=objects["ConfigMap"].get(COREFILE),
             )
         return self._snapshot
+
+    def _pools(self) -> dict[str, Pool]:
+        """Those of the API; what was told beside it only where the API says nothing of that sort."""
+        found = {f"{kind}/{name}": pool for kind in POOLS for name, pool in self._objects[kind].items()}
+        gives = {pool.gives for pool in found.values()}
+        return found | {key: pool for key, pool in self._told.items() if pool.gives not in gives}
 
     def _admin_policies(self) -> dict[str, Raw]:
         return {f"{kind}/{name}": raw for kind in ADMIN_POLICIES for name, raw in self._objects[kind].items()}

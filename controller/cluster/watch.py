@@ -12,8 +12,8 @@ from collections import Counter
 from typing import Final
 
 from controller.cluster.api import ApiError, KubeApi, Raw
-from controller.cluster.state import ClusterState
-from controller.cluster.store import ADMIN_POLICIES, RESOURCES, ClusterStore
+from controller.cluster.state import ClusterState, Pool
+from controller.cluster.store import OPTIONAL, RESOURCES, SPARED, ClusterStore
 from model.clock import Clock
 from model.probes import stable_id
 
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 WATCH_S: Final = 300
 BACKOFF_S: Final = (0.1, 0.2, 0.5, 1.0, 2.0, 3.0, 5.0)
-ABSENT_S: Final = 10.0
+ABSENT_S: Final = 30.0
 """How often the API is asked again for a kind that it does not know."""
 HEARTBEAT_S: Final = 2.0
 HEARTBEAT_TIMEOUT_S: Final = 4.0
@@ -36,9 +36,16 @@ def backoff_s(attempt: int, key: str) -> float:
 class ClusterWatch:
     """All watches of the controller."""
 
-    def __init__(self, api: KubeApi, clock: Clock, watch_s: int = WATCH_S, absent_s: float = ABSENT_S) -> None:
-        """`watch_s` is how long one watch lasts before it is renewed; `absent_s`: see ABSENT_S."""
-        self.store = ClusterStore()
+    def __init__(
+        self,
+        api: KubeApi,
+        clock: Clock,
+        watch_s: int = WATCH_S,
+        absent_s: float = ABSENT_S,
+        pools: tuple[Pool, ...] = (),
+    ) -> None:
+        """`watch_s`: how long one watch lasts; `absent_s`: see ABSENT_S; `pools`: what the API need not tell."""
+        self.store = ClusterStore(pools)
         self.errors: dict[str, str] = {}
         """Kind → why it cannot be watched just now."""
         self.lists = 0
@@ -79,8 +86,8 @@ class ClusterWatch:
                 await self._follow(kind, path)
                 failures = 0
             except ApiError as error:
-                if error.status == 404 and kind in ADMIN_POLICIES:
-                    self._absent(kind)
+                if (error.status == 404 and kind in OPTIONAL) or (error.status == 403 and kind in SPARED):
+                    self._absent(kind, error)
                     failures = 0
                     await asyncio.sleep(self._absent_s)
                     continue
@@ -92,10 +99,13 @@ class ClusterWatch:
                 self._failed(kind, error, failures)
                 await asyncio.sleep(backoff_s(failures, kind))
 
-    def _absent(self, kind: str) -> None:
-        """The API does not know the kind, so there is no object of it."""
+    def _absent(self, kind: str, error: ApiError) -> None:
+        """The API does not know the kind, so there is no object of it; or does not let us see any (403)."""
         self._versions.pop(kind, None)
-        self.errors.pop(kind, None)
+        if error.status == 404:
+            self.errors.pop(kind, None)
+        else:
+            self._failed(kind, error, 1 if kind not in self.errors else 2)
         if self.store.replace(kind, ()):
             self._changed.set()
 

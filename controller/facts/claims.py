@@ -13,11 +13,13 @@ from typing import Any, Final
 
 import msgspec
 
-from controller.cluster.state import ClusterState
+from controller.cluster.state import ClusterState, Gives
 from model.facts import Address, Link, Route
 
 Network = IPv4Network | IPv6Network
 PODS, NODE, SERVICE, BALANCER, LINK, ROUTE = "pods", "node", "service", "load balancer", "link", "route"
+POD_POOL, SERVICE_POOL, BALANCER_POOL = "pods' pool", "services' pool", "load balancers' pool"
+POOLS: Final = {Gives.PODS: POD_POOL, Gives.SERVICES: SERVICE_POOL, Gives.BALANCERS: BALANCER_POOL}
 MAIN: Final = 254
 # The kernel's for connected networks, and those of bird (12), Calico (80) and other routing daemons (186…196).
 NOT_STATIC: Final = frozenset({2, 12, 80, 186, 187, 188, 189, 192, 196})
@@ -25,7 +27,7 @@ TUNNELS: Final = frozenset({"vxlan", "ipip", "sit", "ip6tnl", "geneve", "wiregua
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A claim on a network. `kind`: pods, node, service, load balancer, link or route; `who` in words, `node` where."""
+    """A claim on a network. `kind`: one of the words above, PODS to BALANCER_POOL; `who` in words, `node` where."""
 
     kind: str
     cidr: str
@@ -52,6 +54,11 @@ def of_cluster(cluster: ClusterState) -> Iterator[Claim]:
             yield Claim(kind=SERVICE, cidr=address, who=f"Service {name}")
         for address in dict.fromkeys((*service.load_balancer_addresses, *service.external_ips)):
             yield Claim(kind=BALANCER, cidr=address, who=f"Service {name}, from outside")
+    for pool in (one for _, one in sorted(cluster.pools.items()) if one.gives in POOLS):
+        for cidr in pool.cidrs:
+            # An option of the controller's has its range for its name.
+            who = pool.kind if pool.name == cidr else f"{pool.kind} {pool.name}"
+            yield Claim(kind=POOLS[pool.gives], cidr=cidr, who=who)
 
 
 def _used(cluster: ClusterState) -> dict[tuple[str, int], bool]:

@@ -7,7 +7,7 @@ pods' addresses is none either: the more specific one wins, and that is how clus
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -15,11 +15,14 @@ import msgspec
 from controller.cluster.state import ClusterState
 from controller.facts.claims import (
     BALANCER,
+    BALANCER_POOL,
     LINK,
     NODE,
+    POD_POOL,
     PODS,
     ROUTE,
     SERVICE,
+    SERVICE_POOL,
     Claim,
     Network,
     of_cluster,
@@ -48,8 +51,28 @@ EFFECTS: Final = {
     (LINK, PODS): "packets of {one.node} for {other.who} leave by {one.who}",
     (ROUTE, PODS): "packets of {one.node} for {other.who} take the {one.who}",
     (SERVICE, LINK): "who has this address behind {other.who} cannot be reached from there: it is {one.who}'s",
+    # What is given out later: pods have addresses of their pool by design, load balancers often those of the nodes'
+    # network.
+    (NODE, POD_POOL): "a pod may be given the address of {one.node}",
+    (NODE, SERVICE_POOL): "a Service may be given the address of {one.node}",
+    (NODE, BALANCER_POOL): "a load balancer may be given the address of {one.node}",
+    (SERVICE, POD_POOL): "a pod may be given the address of {one.who}",
+    (BALANCER, POD_POOL): "a pod may be given the address of {one.who}",
+    (SERVICE_POOL, PODS): "a Service may be given a pod's address; packets for that pod then go to the Service",
+    (BALANCER_POOL, PODS): "a load balancer may be given a pod's address; packets for that pod then go to the Service",
+    (POD_POOL, POD_POOL): "both may give one address to two pods",
+    (SERVICE_POOL, POD_POOL): "one address may be given to a Service and to a pod",
+    (BALANCER_POOL, POD_POOL): "one address may be given to a load balancer and to a pod",
+    (SERVICE_POOL, BALANCER_POOL): "one address may be given to two Services, within and from outside",
+    (BALANCER_POOL, BALANCER_POOL): "both may give one address to two Services",
+    (LINK, POD_POOL): "packets of {one.node} for pods that get an address of these leave by {one.who}",
+    (ROUTE, POD_POOL): "packets of {one.node} for pods that get an address of these take the {one.who}",
+    (SERVICE_POOL, LINK): "who is behind {other.who} with an address that a Service gets cannot be reached from there",
 }
 LOCAL: Final = frozenset({LINK, ROUTE})
+# Whose addresses come from which pool.
+GIVEN: Final = {POD_POOL: PODS, SERVICE_POOL: SERVICE, BALANCER_POOL: BALANCER}
+GIVES: Final = {given: pool for pool, given in GIVEN.items()}
 
 
 def overlaps(cluster: ClusterState, facts: Mapping[str, Mapping[str, Any]]) -> tuple[Overlap, ...]:
@@ -67,12 +90,14 @@ def overlaps(cluster: ClusterState, facts: Mapping[str, Mapping[str, Any]]) -> t
             overlap = _overlap(claim, other)
             if overlap is not None:
                 found.setdefault(_key(overlap), overlap)
-    ordered = sorted(found.values(), key=lambda one: (one.claims[0].network.version, one.claims[0].network, one.effect))
+    ordered = sorted(
+        _plainest(found.values()), key=lambda one: (one.claims[0].network.version, one.claims[0].network, one.effect)
+    )
     return tuple(ordered[:MOST])
 
 
 def _overlap(one: Claim, other: Claim) -> Overlap | None:
-    if one is other or (one.kind == other.kind and one.node == other.node):
+    if one.kind == other.kind and one.who == other.who:
         return None
     for first, second in ((one, other), (other, one)):
         effect = EFFECTS.get((first.kind, second.kind))
@@ -87,6 +112,18 @@ def _overlap(one: Claim, other: Claim) -> Overlap | None:
         shared = inner if inner.prefixlen >= outer.prefixlen else outer
         return Overlap(cidr=str(shared), claims=(first, second), effect=effect.format(one=first, other=second))
     return None
+
+
+def _plainest(found: Collection[Overlap]) -> Iterator[Overlap]:
+    """One sentence for one mistake: what is taken says more than what may be; of two pools their ranges say it all."""
+    pairs = {(claim, other.kind) for one in found for claim, other in (one.claims, one.claims[::-1])}
+    for overlap in found:
+        for claim, other in (overlap.claims, overlap.claims[::-1]):
+            better = GIVES.get(other.kind) if claim.kind in GIVEN else GIVEN.get(other.kind)
+            if better is not None and (claim, better) in pairs:
+                break
+        else:
+            yield overlap
 
 
 def _key(overlap: Overlap) -> tuple[str, ...]:

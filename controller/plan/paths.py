@@ -100,8 +100,6 @@ class PlanSettings:
     namespace: str = "kubereach"
     cluster_domain: str = "cluster.local"
     egress_targets: tuple[EgressTarget, ...] = ()
-    cluster_cidrs: tuple[str, ...] = ()
-    service_cidrs: tuple[str, ...] = ()
     node_rate: float = 16.0
     key: str = "kubereach"
 

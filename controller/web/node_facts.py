@@ -10,6 +10,7 @@ from aiohttp import web
 
 from controller.agents import OrderError
 from controller.auth import PROBE, READ, bearer
+from controller.cluster.pools import POOLS
 from controller.cluster.state import ClusterState
 from controller.diagnosis.flows import vantage_of
 from controller.facts.overlaps import Overlap, overlaps
@@ -85,11 +86,15 @@ async def node_facts(request: web.Request) -> web.StreamResponse:
 
 
 class OverlapsDocument(msgspec.Struct, frozen=True, kw_only=True):
-    """Address ranges that are claimed twice. `missing`: nodes whose links and routes are not known."""
+    """Address ranges that are claimed twice.
+
+    `missing`: nodes whose links and routes are not known; `unread`: kinds of pools that may not be read, and why.
+    """
 
     at: str
     overlaps: tuple[Overlap, ...]
     missing: tuple[str, ...]
+    unread: dict[str, str] = {}
 
 
 async def address_overlaps(request: web.Request) -> web.StreamResponse:
@@ -104,7 +109,8 @@ async def address_overlaps(request: web.Request) -> web.StreamResponse:
 
     found = await asyncio.to_thread(find)
     missing = tuple(name for name, its in kept.items() if not its)
-    return answer(OverlapsDocument(at=rfc3339(services.clock.wall()), overlaps=found, missing=missing))
+    unread = {kind: why for kind, why in services.watch.errors.items() if kind in POOLS}
+    return answer(OverlapsDocument(at=rfc3339(services.clock.wall()), overlaps=found, missing=missing, unread=unread))
 
 
 def _kept(services: Services, name: str, subjects: tuple[str, ...], why: str = "") -> FactsDocument:

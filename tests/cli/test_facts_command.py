@@ -91,11 +91,13 @@ async def test_overlaps(stub: StubController, kubereach: Kubereach) -> None:
         {"kind": "pods", "cidr": "10.244.2.0/24", "who": "pods of node-b", "node": "node-b"},
     ]
     one = {"cidr": "10.244.2.0/26", "claims": claims, "effect": "packets leave by docker0"}
-    for overlaps, missing, code, text in (
-        ([one], [], 1, "docker0 of node-a (10.244.2.0/26)"),
-        ([], ["node-c"], 3, "not known of node-c"),
-        ([], [], 0, "no address is claimed twice"),
+    for overlaps, missing, unread, code, text in (
+        ([one], [], {}, 1, "docker0 of node-a (10.244.2.0/26)"),
+        ([], ["node-c"], {}, 3, "not known of node-c"),
+        ([], [], {"IPPool": "403 forbidden"}, 3, "IPPool objects are not read: 403 forbidden"),
+        ([], [], {}, 0, "no address is claimed twice"),
     ):
-        stub.answers["overlaps"] = (200, {"at": "x", "overlaps": overlaps, "missing": missing})
+        answer = {"at": "x", "overlaps": overlaps, "missing": missing, "unread": unread}
+        stub.answers["overlaps"] = (200, answer)
         done = await kubereach("overlaps")
         assert done.code == code and text in " ".join(done.out.split())

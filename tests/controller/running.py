@@ -80,27 +80,31 @@ def add_node(server: Server, index: int) -> str:
     return name
 
 
-ADMIN_POLICIES = {
-    "adminnetworkpolicies": ("AdminNetworkPolicy", "v1alpha1"),
-    "baselineadminnetworkpolicies": ("BaselineAdminNetworkPolicy", "v1alpha1"),
-    "clusternetworkpolicies": ("ClusterNetworkPolicy", "v1alpha2"),
-}
 POLICY_API = "policy.networking.k8s.io"
+ADMIN_POLICIES = (
+    (POLICY_API, "adminnetworkpolicies", "AdminNetworkPolicy", "v1alpha1"),
+    (POLICY_API, "baselineadminnetworkpolicies", "BaselineAdminNetworkPolicy", "v1alpha1"),
+    (POLICY_API, "clusternetworkpolicies", "ClusterNetworkPolicy", "v1alpha2"),
+)
+ADDRESS_POOLS = (
+    ("crd.projectcalico.org", "ippools", "IPPool", "v1"),
+    ("metallb.io", "ipaddresspools", "IPAddressPool", "v1beta1"),
+)
 DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 
 
-def define_admin_policies(server: Server) -> None:
-    """Installs the definitions of the cluster's own policies, as their project's manifests do."""
-    for plural, (kind, version) in ADMIN_POLICIES.items():
+def define(server: Server, kinds: tuple[tuple[str, str, str, str], ...]) -> None:
+    """Installs definitions (ADMIN_POLICIES, ADDRESS_POOLS), as their projects' manifests do."""
+    for group, plural, kind, version in kinds:
         schema = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
         served = {"name": version, "served": True, "storage": True, "schema": {"openAPIV3Schema": schema}}
         spec = {
-            "group": POLICY_API,
-            "scope": "Cluster",
+            "group": group,
+            "scope": "Namespaced" if group == "metallb.io" else "Cluster",
             "names": {"plural": plural, "kind": kind},
             "versions": [served],
         }
-        created(server, DEFINITIONS, {"metadata": {"name": f"{plural}.{POLICY_API}"}, "spec": spec})
+        created(server, DEFINITIONS, {"metadata": {"name": f"{plural}.{group}"}, "spec": spec})
 
 
 def add_pod(server: Server, namespace: str, name: str, node: str, address: str, labels: dict[str, str]) -> None:

@@ -13,11 +13,12 @@ from controller.plan.expectation import AdminPolicies, PolicyReader
 from controller.policy import PodRef
 from tests.controller.clusters import cluster, pod, with_pods
 from tests.controller.running import (
+    ADMIN_POLICIES,
     DEFINITIONS,
     POLICY_API,
     add_pod,
     created,
-    define_admin_policies,
+    define,
     eventually,
     patched,
     populate,
@@ -58,14 +59,14 @@ async def test_a_kind_that_is_not_installed_is_no_error_and_is_found_once_it_is(
     async with watching(shop.kubeconfig(), absent_s=0.1) as watch:
         assert watch.errors == {}
         assert shop.call("POST", PATH, denying())[0] == 404
-        define_admin_policies(shop)
+        define(shop, ADMIN_POLICIES)
         created(shop, PATH, denying())
         await eventually(lambda: "AdminNetworkPolicy/closed" in watch.snapshot().policies, "the policy is seen")
         patched(shop, f"{PATH}/closed", {"spec": {"priority": 7}})
         await eventually(lambda: _priority(watch) == 7, "its change is seen")
         assert shop.call("DELETE", f"{DEFINITIONS}/adminnetworkpolicies.{POLICY_API}")[0] == 200
         await eventually(lambda: not watch.snapshot().policies, "it goes with its kind")
-        define_admin_policies(shop)
+        define(shop, ADMIN_POLICIES)
         created(shop, PATH, denying("again"))
         await eventually(lambda: "AdminNetworkPolicy/again" in watch.snapshot().policies, "seen anew")
         assert watch.errors == {}
@@ -86,7 +87,7 @@ def verdict(controller: Controller) -> bool | str | None:
 
 async def test_verdicts_follow_admin_policies(shop: Server) -> None:
     """Allowed; then, by a policy that nobody has taken up, open; denied once its status is written; allowed again."""
-    define_admin_policies(shop)
+    define(shop, ADMIN_POLICIES)
     async with running(shop) as controller:
         await eventually(lambda: verdict(controller) is True, "no policy")
         created(shop, PATH, denying())
@@ -131,7 +132,7 @@ async def test_a_definition_of_something_else_is_refused(shop: Server) -> None:
     other = {"metadata": {"name": "things.example.org"}, "spec": {"group": "example.org", "versions": []}}
     status, answer = shop.call("POST", DEFINITIONS, other)
     assert (status, answer["reason"]) == (422, "Invalid")
-    define_admin_policies(shop)
+    define(shop, ADMIN_POLICIES)
     assert shop.call("GET", PATH.replace("v1alpha1", "v1"))[0] == 404
     assert shop.call("GET", PATH)[1]["kind"] == "AdminNetworkPolicyList"
     api = await KubeApi.connect(shop.kubeconfig())

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from controller.cluster.state import ClusterState, Service
+from controller.cluster.state import ClusterState, Gives, Pool, Service
 from controller.facts.overlaps import Overlap, overlaps
 from tests.controller.clusters import node, pod
 
@@ -14,7 +14,9 @@ UPLINK = {"device": "eth0", "address": "10.77.1.11", "prefix_length": 24, "famil
 BRIDGE = {"device": "cni0", "address": "10.244.1.1", "prefix_length": 24, "family": 4}
 
 
-def cluster(*services: Service, second: str = "10.244.2.0/24", pod_address: str = "10.244.2.5") -> ClusterState:
+def cluster(
+    *services: Service, second: str = "10.244.2.0/24", pod_address: str = "10.244.2.5", pools: tuple[Pool, ...] = ()
+) -> ClusterState:
     """Two nodes, node-a and node-b, with a pod each."""
     nodes = (
         node(0, addresses=("10.77.1.11",), pod_cidrs=("10.244.1.0/24", "fd44:0:0:1::/64")),
@@ -25,12 +27,22 @@ def cluster(*services: Service, second: str = "10.244.2.0/24", pod_address: str 
         nodes={one.name: one for one in nodes},
         pods={one.uid: one for one in pods},
         services={f"{one.namespace}/{one.name}": one for one in services},
+        pools={f"{one.kind}/{one.name}": one for one in pools},
     )
 
 
 def service(*addresses: str, **more: Any) -> Service:
     """A Service with these ClusterIPs."""
     return Service(namespace="shop", name="cart", uid="s", cluster_ips=addresses, **more)
+
+
+def pool(gives: Gives, *cidrs: str, name: str = "default") -> Pool:
+    """A pool of these ranges."""
+    return Pool(kind="IPPool", name=name, gives=gives, cidrs=cidrs)
+
+
+PODS = pool(Gives.PODS, "10.244.0.0/16", name="pods")
+SERVICES = pool(Gives.SERVICES, "10.96.0.0/16", name="services")
 
 
 def route(destination: str, **more: Any) -> dict[str, Any]:
@@ -75,6 +87,46 @@ HARMFUL: dict[str, tuple[ClusterState, dict[str, Any], str, str]] = {
     "Services behind a link": (
         cluster(service("10.96.0.9"), ), on_a(address("eth1", "10.96.0.1", 16)), "10.96.0.9/32", "behind eth1 of node-a"
     ),
+    "two pools of pods": (
+        cluster(pools=(PODS, pool(Gives.PODS, "10.244.128.0/17"))), {}, "10.244.128.0/17", "to two pods"
+    ),
+    "pods' pool and Services'": (
+        cluster(pools=(PODS, pool(Gives.SERVICES, "10.244.0.0/20"))), {}, "10.244.0.0/20", "to a Service and to a pod"
+    ),
+    "Services' pool on pods": (
+        cluster(pools=(pool(Gives.SERVICES, "10.244.2.0/24"),)), {}, "10.244.2.0/24", "be given a pod's address"
+    ),
+    "a load balancer's pool on pods'": (
+        cluster(pools=(PODS, pool(Gives.BALANCERS, "10.244.2.0/28"))), {}, "10.244.2.0/28", "a load balancer and to a"
+    ),
+    "a node in a load balancer's pool": (
+        cluster(pools=(pool(Gives.BALANCERS, "10.77.1.12/31"),)), {}, "10.77.1.12/32", "be given the address of node-b"
+    ),
+    "two pools of load balancers": (
+        cluster(pools=(pool(Gives.BALANCERS, "10.77.1.64/26"), pool(Gives.BALANCERS, "10.77.1.96/28", name="b"))), {},
+        "10.77.1.96/28", "to two Services",
+    ),
+    "a node in pods' pool": (
+        cluster(pools=(pool(Gives.PODS, "10.77.1.8/30"),)), {}, "10.77.1.11/32",
+        "be given the address of node-a",
+    ),
+    "a bridge in pods' pool": (
+        cluster(pools=(PODS,)), on_a(address("docker0", "10.244.200.1", 24)), "10.244.200.0/24", "leave by docker0"
+    ),
+    "a bridge on another's pods, and in the pool": (
+        cluster(pools=(PODS,)), on_a(address("docker0", "10.244.2.1", 26)), "10.244.2.0/26", "pods of node-b leave by"
+    ),
+    "a route into pods' pool": (
+        cluster(pools=(PODS,)), on_a(routes=(route("10.244.64.0/20", gateway="10.77.1.254"),)), "10.244.64.0/20",
+        "take the route of node-a",
+    ),
+    "a link on Services' pool": (
+        cluster(pools=(SERVICES,)), on_a(address("eth1", "10.96.3.1", 24)), "10.96.3.0/24", "that a Service gets"
+    ),
+    "a link on a Service and its pool": (
+        cluster(service("10.96.3.9"), pools=(SERVICES,)), on_a(address("eth1", "10.96.3.1", 24)), "10.96.3.9/32",
+        "it is Service shop/cart's",
+    ),
     "ipv6": (cluster(), on_a(address("eth1", "fd44:0:0:2::1", 80)), "fd44:0:0:2::/80", "leave by eth1 of node-a"),
 }  # fmt: skip
 
@@ -114,6 +166,15 @@ BY_DESIGN: dict[str, tuple[ClusterState, dict[str, Any]]] = {
     "a default route": (cluster(), on_a(routes=(route("0.0.0.0/0", gateway="10.77.1.254"),))),
     "a load balancer on the nodes' network": (cluster(service(load_balancer_addresses=("10.77.1.200",))), on_a()),
     "another table": (cluster(), on_a(routes=(route("10.244.2.128/25", gateway="10.77.1.254", table=100),))),
+    "pods and Services within their pools": (cluster(service("10.96.0.9"), pools=(PODS, SERVICES)), on_a()),
+    "a pool on the nodes' network": (
+        cluster(
+            service(load_balancer_addresses=("10.77.1.200",)), pools=(pool(Gives.BALANCERS, "10.77.1.192/26"),)
+        ),
+        on_a(),
+    ),
+    "a pool that gives nothing": (cluster(pools=(PODS, pool(Gives.NOBODY, "10.77.0.0/16"))), on_a()),
+    "a wide network around pools": (cluster(pools=(PODS,)), on_a(address("eth1", "10.200.2.3", 8))),
     "podCIDRs that the plugin does not use": (cluster(second="10.244.1.0/24", pod_address="10.9.0.5"), {}),
 }  # fmt: skip
 

@@ -14,13 +14,25 @@ import pytest
 
 from controller.app import Controller
 from controller.cluster.api import KubeApi
+from controller.cluster.pools import POOLS
 from controller.cluster.state import Pod
 from controller.cluster.store import RESOURCES
 from controller.diagnosis.node_case import Sign
 from controller.options import parse
 from lab.embedded.apiserver.requests import selected_name, target_of
 from model.clock import SystemClock
-from tests.controller.running import add_node, agent, call, define_admin_policies, eventually, token_of
+from tests.controller.running import (
+    ADDRESS_POOLS,
+    ADMIN_POLICIES,
+    add_node,
+    agent,
+    call,
+    define,
+    eventually,
+    patched,
+    token_of,
+)
+from tests.controller.test_watch import watching
 from tests.daemonset.manifests import rendered
 from tests.lab.embedded.apiserver_process import Server
 
@@ -66,7 +78,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
         if kind in PATHS:
             assert one.call("POST", PATHS[kind].format(namespace), item)[0] == 201, item
     add_node(one, 0)
-    define_admin_policies(one)
+    define(one, ADMIN_POLICIES + ADDRESS_POOLS)
     yield one
     one.kill()
 
@@ -137,6 +149,20 @@ async def test_the_controller_asks_for_all_that_it_may_and_for_nothing_else(serv
         await asyncio.gather(task, return_exceptions=True)
     assert [one for one in api.refused if "403" in one] == []
     assert rights(api.asked) == granted()
+
+
+async def test_a_role_from_before_the_pools_holds_nothing_up(server: Server, tmp_path: Path) -> None:
+    """The image renewed without its role: all is read but what may not be seen, and what that is can be read."""
+    path = f"{PATHS['ClusterRole']}/kubereach-controller"
+    role = server.call("GET", path)[1]
+    kinds = {"servicecidrs", "ippools", "ipaddresspools"}
+    rules = [rule for rule in role["rules"] if not kinds & set(rule.get("resources", ()))]
+    assert len(rules) == len(role["rules"]) - len(kinds)
+    patched(server, path, {"rules": rules})
+    async with watching(as_account(server, tmp_path)) as watch:
+        assert len(watch.snapshot().nodes) == 1
+        assert watch.errors.keys() == POOLS.keys()
+        assert all("403" in why or "forbidden" in why for why in watch.errors.values()), watch.errors
 
 
 def test_tls_is_what_agents_use() -> None:

@@ -45,7 +45,7 @@ async def _serve(options: argparse.Namespace) -> None:
     dual = options.family == "dual"
     families = ("IPv4", "IPv6") if dual else ("IPv4",)
     registry = Registry(store, families, options.ca_cert.read_text())
-    bootstrap(registry, options.advertise)
+    bootstrap(registry, options.advertise, families)
     tokens = Tokens(store, read_tokens(options.tokens), options.ca_key.read_bytes())
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(options.tls_cert, options.tls_key)

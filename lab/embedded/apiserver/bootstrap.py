@@ -1,6 +1,7 @@
-"""What a new cluster holds before anybody has asked: namespaces, the API's own Service, roles."""
+"""What a new cluster holds before anybody has asked: namespaces, the API's own Service and range, roles."""
 
-from lab.embedded.apiserver.kinds import BY_KEY, RBAC, Object
+from lab.embedded.apiserver.addresses import IPV4_RANGE, IPV6_RANGE
+from lab.embedded.apiserver.kinds import BY_KEY, NETWORKING, RBAC, Object
 from lab.embedded.apiserver.registry import Registry
 
 NAMESPACES = ("default", "kube-system", "kube-public", "kube-node-lease")
@@ -24,7 +25,7 @@ _WORKLOAD_RULES = (
 )
 
 
-def bootstrap(registry: Registry, advertise: str) -> None:
+def bootstrap(registry: Registry, advertise: str, families: tuple[str, ...]) -> None:
     """Make what is missing; a store that was used before keeps what it has."""
     for name in NAMESPACES:
         _ensure(registry, "namespaces", "", name, {})
@@ -44,6 +45,9 @@ def bootstrap(registry: Registry, advertise: str) -> None:
     }
     where = "discovery.k8s.io/endpointslices"
     _ensure(registry, where, "default", "kubernetes", endpoints, labels={"kubernetes.io/service-name": "kubernetes"})
+    ranges = {"IPv4": str(IPV4_RANGE), "IPv6": str(IPV6_RANGE)}
+    cidrs = {"spec": {"cidrs": [ranges[family] for family in families]}}
+    _ensure(registry, f"{NETWORKING}/servicecidrs", "", "kubernetes", cidrs)
     for name, rules in _roles().items():
         _ensure(registry, f"{RBAC}/clusterroles", "", name, {"rules": rules})
     for name, role, group in (
