@@ -1,13 +1,15 @@
-"""Runs all tests but those of `make e2e`, in three processes side by side, as most of the time is waiting: `make test`.
+"""Runs tests in processes side by side, as most of the time is waiting: `make test` and `make e2e`.
 
-    python -m tests [--reports FOLDER] [arguments of pytest]
+    python -m tests [--e2e] [--reports FOLDER] [arguments of pytest]
 
-One has the drills, which are the longest, one all else that needs a lab. With --reports each leaves a JUnit file there.
+Of `make test` one has the drills, which are the longest, one all else that needs a lab. Of --e2e each has the labs of
+one combination of network plugin and proxy. With --reports each leaves a JUnit file there.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import subprocess
 import sys
 import tempfile
@@ -29,19 +31,30 @@ LANES = {
     "labs": [LABS, *(f"--ignore={path}" for path in DRILLS)],
     "drills": DRILLS,
 }
-SHOWN = "without a lab"
+ON_KUBERNETES = {
+    "kubernetes, flannel-vxlan": [TESTS / "e2e", "--combination=flannel-vxlan"],
+    "kubernetes, flannel-host-gw": [TESTS / "e2e", "--combination=flannel-host-gw"],
+}
 
 
 def main() -> int:
     """Exit code 0 if all tests passed."""
     parser = argparse.ArgumentParser(prog="python -m tests")
+    parser.add_argument("--e2e", action="store_true")
     parser.add_argument("--reports", type=Path)
     options, arguments = parser.parse_known_args()
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         # One at a time speaks; what the others said follows it.
-        outputs = {name: (Path(folder) / name).open("w+b") for name in LANES if name != SHOWN}
-        running = {name: _start(name, options.reports, arguments, outputs.get(name)) for name in LANES}
+        lanes = ON_KUBERNETES if options.e2e else LANES
+        outputs = {name: (Path(folder) / name).open("w+b") for name in list(lanes)[1:]}
+        running = {
+            name: _start(
+                [*arguments, *map(str, its), *_report(options.reports, name)],
+                outputs.get(name),
+            )
+            for name, its in lanes.items()
+        }
         try:
             codes = {name: process.wait() for name, process in running.items()}
         except KeyboardInterrupt:
@@ -55,10 +68,12 @@ def main() -> int:
     return max(codes.values())
 
 
-def _start(name: str, reports: Path | None, arguments: list[str], output: IO[bytes] | None) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "pytest", "-q", *arguments, *map(str, LANES[name])]
-    if reports is not None:
-        command.append(f"--junitxml={reports / name.replace(' ', '-')}.xml")
+def _report(folder: Path | None, name: str) -> list[str]:
+    return [] if folder is None else [f"--junitxml={folder / re.sub(r'[^a-z]+', '-', name)}.xml"]
+
+
+def _start(arguments: list[str], output: IO[bytes] | None) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "pytest", "-q", *arguments]
     return subprocess.Popen(command, cwd=TESTS.parent, stdout=output, stderr=output)
 
 

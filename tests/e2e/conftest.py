@@ -23,15 +23,32 @@ def spec_of(kind: tuple[str, str]) -> LabSpec:
     return LabSpec(f"w{os.getpid()}", cni=kind[0], proxy=kind[1], control_plane="kubernetes")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that share a lab with kubereach installed in it run one after the other, so that it is made once."""
+def pytest_configure(config: pytest.Config) -> None:
+    """Our own mark."""
+    config.addinivalue_line("markers", "spoils_its_lab: no test can use the lab afterwards")
 
-    def place(item: pytest.Item) -> int:
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Two processes side by side take a combination each: most of the time is waiting (tests/__main__.py)."""
+    names = [cni for cni, _ in COMBINATIONS]
+    parser.addoption("--combination", choices=names, help="only tests in labs of this one; the last has those of none")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests that share a lab run one after the other, so that it is made once; what spoils a lab is its last test."""
+
+    def place(item: pytest.Item) -> tuple[int, bool, bool]:
         callspec = getattr(item, "callspec", None)
-        kind = callspec.params.get("installed") if callspec is not None else None
-        return COMBINATIONS.index(kind) + 1 if kind in COMBINATIONS else 0
+        kinds = [one for one in callspec.params.values() if one in COMBINATIONS] if callspec is not None else []
+        number = COMBINATIONS.index(kinds[0]) if kinds else len(COMBINATIONS) - 1
+        last = item.get_closest_marker("spoils_its_lab") is not None
+        return number, callspec is not None and "installed" in callspec.params, last
 
     items.sort(key=place)
+    if chosen := config.getoption("--combination"):
+        kept = [item for item in items if COMBINATIONS[place(item)[0]][0] == chosen]
+        config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+        items[:] = kept
 
 
 @pytest.fixture(scope="session")
@@ -40,28 +57,35 @@ def built() -> None:
     build.ensure(print)
 
 
-@pytest.fixture(scope="session", params=COMBINATIONS, ids=["+".join(one) for one in COMBINATIONS])
-def lab(request: pytest.FixtureRequest, built: None) -> Iterator[Lab]:
+@pytest.fixture(scope="session")
+def bare(built: None) -> Iterator[OneAtATime[Lab]]:
+    """Labs without kubereach; one at a time."""
+    kept = OneAtATime(Lab)
+    yield kept
+    kept.end()
+
+
+@pytest.fixture(params=COMBINATIONS, ids=["+".join(one) for one in COMBINATIONS])
+def lab(request: pytest.FixtureRequest, bare: OneAtATime[Lab]) -> Lab:
     """A lab with the sample in it and without agents, in each combination."""
-    cni, proxy = request.param
-    up = Lab(LabSpec(f"r{os.getpid()}", cni=cni, proxy=proxy, control_plane="kubernetes"))
-    yield up
-    up.down()
+    return bare.of(spec_of(request.param))
 
 
 @pytest.fixture(scope="session")
 def installations(built: None) -> Iterator[OneAtATime[Installed]]:
     """Labs with kubereach installed in them; one at a time."""
-    kept = OneAtATime(lambda spec: Installed(spec, WAYS[spec.cni]))
+    kept = OneAtATime(lambda spec: Installed(spec, WAYS[spec.cni]), Installed.wait_healthy)
     yield kept
     kept.end()
 
 
 @pytest.fixture
-def installed(request: pytest.FixtureRequest, installations: OneAtATime[Installed]) -> Installed:
+def installed(request: pytest.FixtureRequest, installations: OneAtATime[Installed], bare: OneAtATime[Lab]) -> Installed:
     """The lab of the combination that is asked for, healthy at the start."""
+    bare.end()
     return installations.of(spec_of(request.param))
 
 
 BOTH = pytest.mark.parametrize("installed", COMBINATIONS, ids=list(WAYS.values()), indirect=True)
 KUSTOMIZED = pytest.mark.parametrize("installed", COMBINATIONS[:1], ids=["kustomize"], indirect=True)
+BY_HELM = pytest.mark.parametrize("installed", COMBINATIONS[1:], ids=["helm"], indirect=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import http.client
 import json
@@ -44,7 +45,15 @@ Way = Literal["kustomize", "helm"]
 
 @cache
 def image() -> Path:
-    """The archive of the image of these very sources; built by scripts/image where there is none yet."""
+    """The archive of the image of these very sources, built by one process."""
+    folder = build.cache_directory().parent / "images"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "e2e.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return _image(folder)
+
+
+def _image(folder: Path) -> Path:
     names = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--", *IN_IMAGE],
         cwd=ROOT,
@@ -56,7 +65,6 @@ def image() -> Path:
     for name in sorted(names):
         if (ROOT / name).is_file():
             digest.update(name.encode() + b"\0" + (ROOT / name).read_bytes() + b"\0")
-    folder = build.cache_directory().parent / "images"
     archive, stamp = folder / "e2e.tar", folder / "e2e.stamp"
     if not archive.exists() or not stamp.exists() or stamp.read_text() != digest.hexdigest():
         stamp.unlink(missing_ok=True)
@@ -105,6 +113,18 @@ class Installed(Watched):
         self.wait(self._has_token, 60.0, lambda: self.kubectl("get", "pods", "-n", "kubereach", "-o", "wide"))
         self.kubectl("uncordon", *others)
         return began
+
+    def pin(self) -> None:
+        """The controller back on the first node, if a test moved it."""
+        first, *others = (node.name for node in self.plan.nodes)
+        if self.controller_node() == first:
+            return
+        self.kubectl("cordon", *others)
+        try:
+            self.kubectl("delete", "pod", "-n", "kubereach", "-l", "app.kubernetes.io/component=controller")
+            self.wait(lambda: self.controller_node(fresh=True) == first, 60.0, self.controller_node)
+        finally:
+            self.kubectl("uncordon", *others)
 
     def remove(self) -> None:
         """The way back."""
@@ -173,6 +193,23 @@ class Installed(Watched):
         if not self._node:
             raise ConnectionRefusedError("no controller runs")
         return self._node
+
+    def busiest(self) -> str:
+        """The node with the most pods."""
+        return self._by_pods()[0]
+
+    def quietest(self) -> str:
+        """The node with the fewest pods."""
+        return self._by_pods()[-1]
+
+    def _by_pods(self) -> list[str]:
+        path = "jsonpath={range .items[*]}{.spec.nodeName} {end}"
+        found = self.kubectl("get", "pods", "-A", "-o", path).split()
+        return sorted((node.name for node in self.plan.nodes), key=lambda name: -found.count(name))
+
+    def incidents(self) -> dict[str, Any]:
+        """Every incident that the controller knows, resolved ones too, by id."""
+        return {one["id"]: one for one in self.get("/api/v1/incidents")}
 
     def endpoint(self, node: str) -> str:
         """NAMESPACE/NAME of the endpoint on a node."""

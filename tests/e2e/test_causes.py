@@ -21,7 +21,8 @@ ALIKE = ("service.", "dns.", "policy.")
 
 @pytest.fixture(autouse=True)
 def healthy(installed: Installed) -> Iterator[None]:
-    """Every test begins and ends in a lab without fault."""
+    """Every test begins and ends in a lab without fault, with the controller where none cuts it off."""
+    installed.pin()
     installed.wait_healthy(CLEARED_S)
     yield
     asyncio.run(switchboard.heal(installed.plan, Path(installed.state.kubeconfig)))

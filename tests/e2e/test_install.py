@@ -140,16 +140,10 @@ def test_the_page_shows_the_cluster(installed: Installed) -> None:
 @BOTH
 def test_agents_and_endpoints_are_renewed_without_an_alarm(installed: Installed) -> None:
     """A rolling update of everything opens no incident, and afterwards all is healthy."""
-    before = {i["id"] for i in incidents(installed)}
+    before = set(installed.incidents())
     for what in ("daemonset/kubereach-agent", "daemonset/kubereach-endpoint", "deployment/kubereach-controller"):
         installed.kubectl("rollout", "restart", "-n", "kubereach", what)
         installed.kubectl("rollout", "status", "-n", "kubereach", what, "--timeout=90s", timeout_s=100.0)
         installed.wait_healthy(HEALTHY_S)
-        new = [i for i in incidents(installed) if i["id"] not in before]
+        new = [one for key, one in installed.incidents().items() if key not in before]
         assert new == [], f"{what}: {json.dumps(new)}"
-
-
-def incidents(installed: Installed) -> list[dict[str, object]]:
-    """All incidents, resolved ones as well."""
-    found: list[dict[str, object]] = installed.get("/api/v1/incidents")
-    return found

@@ -11,7 +11,6 @@ from lab import netns, switchboard
 from lab.state import load_state
 from tests.e2e.conftest import BOTH, KUSTOMIZED
 from tests.e2e.installed import Installed
-from tests.e2e.test_disturbances import busiest
 from tests.lab.watched import matches
 
 NAMED_S = 60.0
@@ -22,7 +21,7 @@ HEALTHY_S = 90.0
 def test_a_node_whose_flannel_never_starts_is_named(installed: Installed) -> None:
     """No lease, no devices, no pod with a network: cni.not_ready with flannel's own words, and nothing else."""
     installed.wait_healthy(HEALTHY_S)
-    node = installed.plan.node(busiest(installed, last=True))
+    node = installed.plan.node(installed.quietest())
     state = load_state(installed.spec.name)
     assert state is not None
     flannel = state.processes[f"flannel/{node.name}"].pid
@@ -58,7 +57,7 @@ def test_a_node_whose_flannel_never_starts_is_named(installed: Installed) -> Non
 def test_an_agent_starts_where_no_network_plugin_is(installed: Installed) -> None:
     """On a node that is NotReady for want of a network plugin a new agent comes up and reports the finding itself."""
     installed.wait_healthy(HEALTHY_S)
-    node = busiest(installed, last=True)
+    node = installed.quietest()
     kubeconfig = Path(installed.state.kubeconfig)
 
     def boot() -> tuple[str, str]:

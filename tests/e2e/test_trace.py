@@ -19,7 +19,8 @@ NOT_HERE = {"flannel-host-gw": {"missing route"}, "flannel-vxlan": {"missing SNA
 
 @pytest.fixture(autouse=True)
 def healthy(installed: Installed) -> None:
-    """Every test begins in a lab without fault."""
+    """Every test begins in a lab without fault, with the controller where none cuts it off."""
+    installed.pin()
     installed.wait_healthy(CLEARED_S)
 
 

@@ -27,7 +27,7 @@ LABS = (("flannel-vxlan", "iptables"), ("flannel-host-gw", "nftables"), ("calico
 @pytest.fixture(scope="module")
 def labs() -> Iterator[OneAtATime[Watched]]:
     """The labs of this module."""
-    kept = OneAtATime(Watched)
+    kept = OneAtATime(Watched, Watched.wait_healthy)
     yield kept
     kept.end()
 

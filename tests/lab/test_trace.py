@@ -35,7 +35,7 @@ QUICK = ("--trace", "--count", "1", "--timeout", "300ms", "--family", "4")
 @pytest.fixture(scope="module")
 def labs() -> Iterator[OneAtATime[Watched]]:
     """The labs of this module."""
-    kept = OneAtATime(Watched)
+    kept = OneAtATime(Watched, Watched.wait_healthy)
     yield kept
     kept.end()
 

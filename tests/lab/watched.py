@@ -10,7 +10,7 @@ import time
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 from lab import api, netns
@@ -116,26 +116,36 @@ class Watched:
         return Answer(done.returncode, done.stdout, done.stderr)
 
 
-W = TypeVar("W", bound=Watched)
+class Up(Protocol):
+    """A lab that is up."""
+
+    spec: LabSpec
+
+    def down(self) -> None:
+        """Take it away."""
 
 
-class OneAtATime(Generic[W]):
-    """Keeps the watched lab that was asked for last; who asks for another kind has the first taken away.
+L = TypeVar("L", bound=Up)
+
+
+class OneAtATime(Generic[L]):
+    """Keeps the lab that was asked for last; who asks for another kind has the first taken away.
 
     (A parametrised fixture would be made anew for every test: pytest knows its parameters by their place.)
     """
 
-    def __init__(self, make: Callable[[LabSpec], W]) -> None:
-        """`make` brings a lab up."""
+    def __init__(self, make: Callable[[LabSpec], L], await_ready: Callable[[L], object] = lambda _lab: None) -> None:
+        """`make` brings a lab up, `await_ready` waits for what its tests begin with."""
         self._make = make
-        self._lab: W | None = None
+        self._await_ready = await_ready
+        self._lab: L | None = None
 
-    def of(self, spec: LabSpec) -> W:
-        """The lab of that spec, healthy when it is made."""
+    def of(self, spec: LabSpec) -> L:
+        """The lab of that spec, ready when it is made."""
         if self._lab is None or self._lab.spec != spec:
             self.end()
             self._lab = self._make(spec)
-            self._lab.wait_healthy()
+            self._await_ready(self._lab)
         return self._lab
 
     def end(self) -> None:
