@@ -1,7 +1,8 @@
 """Makes what a real Kubernetes needs, once: binaries from pinned Go modules, and one archive of images.
 
-`python -m lab.kubernetes.build` does it ahead of time. Versions and checksums of everything stand in modules/*/go.mod
-and go.sum; what was made is kept in the cache and made anew only when one of those changes. Starts nothing.
+`python -m lab.kubernetes.build` does it ahead of time. Versions and checksums of everything stand in module/go.mod and
+go.sum; what was made is kept in the cache and made anew only when one of those changes. It is one module, so that what
+the programs share, which is most of it, is compiled once. Starts nothing.
 """
 
 from __future__ import annotations
@@ -16,13 +17,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from lab.kubernetes import images
 
-MODULES: Final = Path(__file__).parent / "modules"
+MODULE: Final = Path(__file__).parent / "module"
 PLUGINS: Final = ("bridge", "host-local", "loopback", "portmap")
 """Debian's network plugins that flannel's delegates to."""
 PLUGIN_DIRECTORIES: Final = (Path("/usr/lib/cni"), Path("/opt/cni/bin"))
@@ -36,41 +36,19 @@ class BuildError(RuntimeError):
     """Why it cannot be built, in one line."""
 
 
-@dataclass(frozen=True, slots=True)
-class Module:
-    """A Go module of ours that pins commands of others; `version_of` names the package its version comes from."""
-
-    name: str
-    commands: tuple[str, ...]
-    version_of: str = ""
-    cgo: bool = False
-    """Needs a C compiler."""
-
-    @property
-    def directory(self) -> Path:
-        """Where its go.mod lies."""
-        return MODULES / self.name
-
-    @property
-    def binaries(self) -> tuple[str, ...]:
-        """Names of what it builds."""
-        return tuple(command.rpartition("/")[2] for command in self.commands)
-
-
-KUBERNETES: Final = Module(
-    "kubernetes",
-    tuple(
+PACKAGES: Final = (
+    *(
         f"k8s.io/kubernetes/cmd/{name}"
         for name in ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy")
     ),
-    "k8s.io/kubernetes",
+    "github.com/flannel-io/flannel",
+    "github.com/coredns/coredns",
+    "kubereach.test/kubernetes/pause",
+    "kubereach.test/kubernetes/flannel-cni",
 )
-ALL: Final = (
-    Module("own", ("kubereach.test/own/pause", "kubereach.test/own/flannel-cni")),
-    KUBERNETES,
-    Module("flannel", ("github.com/flannel-io/flannel",), cgo=True),  # for its backend udp
-    Module("coredns", ("github.com/coredns/coredns",)),
-)
+BINARIES: Final = tuple(package.rpartition("/")[2] for package in PACKAGES)
+# Names are resolved without libc, so that coredns runs where nothing else is; cgo is for flannel's backend udp.
+BUILD: Final = ("build", "-trimpath", "-tags", "netgo,osusergo")
 
 
 def cache_directory() -> Path:
@@ -96,10 +74,9 @@ def image_archive() -> Path:
 
 def version() -> str:
     """The version of Kubernetes that is pinned, e.g. v1.34.4."""
-    text = (KUBERNETES.directory / "go.mod").read_text()
-    match = re.search(r"k8s\.io/kubernetes (v\S+)", text)
+    match = re.search(r"k8s\.io/kubernetes (v\S+)", (MODULE / "go.mod").read_text())
     if match is None:
-        raise BuildError(f"{KUBERNETES.directory / 'go.mod'}: no version of k8s.io/kubernetes in it")
+        raise BuildError(f"{MODULE / 'go.mod'}: no version of k8s.io/kubernetes in it")
     return match[1]
 
 
@@ -108,8 +85,7 @@ def ensure(progress: Progress) -> None:
     cache = cache_directory()
     (cache / "bin").mkdir(parents=True, exist_ok=True)
     with _lock(cache / "lock", progress):
-        for module in ALL:
-            _ensure_module(module, cache, progress)
+        _ensure_binaries(cache, progress)
         _ensure_plugins(cache)
         wanted = images.fingerprint([cache / "bin" / name for name in ("pause", "coredns")])
         stamp = cache / "images.stamp"
@@ -130,33 +106,31 @@ def _lock(path: Path, progress: Progress) -> Iterator[None]:
         yield
 
 
-def _fingerprint(module: Module, flags: str) -> str:
-    digest = hashlib.sha256(flags.encode())
-    for path in sorted(module.directory.rglob("*")):
-        if path.is_file():
-            digest.update(str(path.relative_to(module.directory)).encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()
-
-
-def _ensure_module(module: Module, cache: Path, progress: Progress) -> None:
-    flags = "-s -w"
-    if module.version_of:
-        package, number = "k8s.io/component-base/version", version()
-        major, minor = number.removeprefix("v").split(".")[:2]
-        flags += f" -X {package}.gitVersion={number} -X {package}.gitMajor={major} -X {package}.gitMinor={minor}"
-    stamp = cache / "bin" / f".{module.name}.stamp"
-    wanted = _fingerprint(module, flags)
-    whole = all((cache / "bin" / name).exists() for name in module.binaries)
+def _ensure_binaries(cache: Path, progress: Progress) -> None:
+    package, number = "k8s.io/component-base/version", version()
+    major, minor = number.removeprefix("v").split(".")[:2]
+    flags = f"-s -w -X {package}.gitVersion={number} -X {package}.gitMajor={major} -X {package}.gitMinor={minor}"
+    stamp = cache / "bin" / ".stamp"
+    wanted = _fingerprint(flags)
+    whole = all((cache / "bin" / name).exists() for name in BINARIES)
     if whole and stamp.exists() and stamp.read_text() == wanted:
         return
-    fresh = cache / f"new-{module.name}"
+    fresh = cache / "new"
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir()
-    _compile(module, flags, fresh, progress)
-    for name in module.binaries:
+    _compile(flags, fresh, progress)
+    for name in BINARIES:
         (fresh / name).replace(cache / "bin" / name)
     fresh.rmdir()
     stamp.write_text(wanted)
+
+
+def _fingerprint(flags: str) -> str:
+    digest = hashlib.sha256(" ".join([*BUILD, flags, *PACKAGES]).encode())
+    for path in sorted(MODULE.rglob("*")):
+        if path.is_file():
+            digest.update(str(path.relative_to(MODULE)).encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
 
 
 def _go() -> str:
@@ -172,18 +146,18 @@ def _go() -> str:
     return go
 
 
-def _compile(module: Module, flags: str, target: Path, progress: Progress) -> None:
+def _compile(flags: str, target: Path, progress: Progress) -> None:
     """Run the compiler; with -v it names each package when it is done, which is the progress there is."""
-    argv = [_go(), "build", "-v", "-trimpath", "-ldflags", flags, "-o", f"{target}/", *module.commands]
-    environment = {**os.environ, "CGO_ENABLED": str(int(module.cgo)), "GOFLAGS": "-buildvcs=false", "GOWORK": "off"}
-    if module.cgo and shutil.which("gcc") is None:
-        raise BuildError(f"building {module.name} needs gcc (scripts/install --kubernetes)")
+    argv = [_go(), *BUILD, "-v", "-ldflags", flags, "-o", f"{target}/", *PACKAGES]
+    environment = {**os.environ, "CGO_ENABLED": "1", "GOFLAGS": "-buildvcs=false", "GOWORK": "off"}
+    if shutil.which("gcc") is None:
+        raise BuildError("building Kubernetes needs gcc (scripts/install --kubernetes)")
     begun = told = time.monotonic()
-    what = f"building Kubernetes, once: {module.name}"
-    progress(f"{what} ({', '.join(module.binaries)})")
+    what = "building Kubernetes, once"
+    progress(f"{what}: {', '.join(BINARIES)}")
     process = subprocess.Popen(
         argv,
-        cwd=module.directory,
+        cwd=MODULE,
         env=environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
@@ -207,7 +181,7 @@ def _compile(module: Module, flags: str, target: Path, progress: Progress) -> No
             process.terminate()
         code = process.wait()
     if code:
-        raise BuildError(f"building {module.name} failed: {' | '.join(last)[-800:]}")
+        raise BuildError(f"building Kubernetes failed: {' | '.join(last)[-800:]}")
 
 
 def _ensure_plugins(cache: Path) -> None:

@@ -1,3 +1,0 @@
-module kubereach.test/own
-
-go 1.24.0
