@@ -17,6 +17,9 @@ COMBINATIONS = (("flannel-vxlan", "iptables"), ("flannel-host-gw", "nftables"))
 # How kubereach gets into the lab of a combination: each way is used, and all tests pass with either.
 WAYS: dict[str, Way] = {"flannel-vxlan": "kustomize", "flannel-host-gw": "helm"}
 
+# The first test in a lab may have to build the image, the first of the chart helm.
+TEST_S = 900.0
+
 
 def spec_of(kind: tuple[str, str]) -> LabSpec:
     """The lab of a combination."""
@@ -44,6 +47,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         last = item.get_closest_marker("spoils_its_lab") is not None
         return number, callspec is not None and "installed" in callspec.params, last
 
+    for item in items:
+        item.add_marker(pytest.mark.timeout(TEST_S))
     items.sort(key=place)
     if chosen := config.getoption("--combination"):
         kept = [item for item in items if COMBINATIONS[place(item)[0]][0] == chosen]

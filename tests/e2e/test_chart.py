@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import pytest
 import yaml
 
-from tests.daemonset.helm import BUILD_S, helm
+from tests.daemonset.helm import helm
 from tests.daemonset.manifests import DAEMONSET, Key, Object, by_key, rendered
 
 
@@ -15,14 +14,12 @@ def template(*options: str, namespace: str = "kubereach") -> dict[Key, Object]:
     return by_key(helm("template", "kubereach", chart, "-n", namespace, "--kube-version", "1.34.0", *options))
 
 
-@pytest.mark.timeout(BUILD_S)
 def test_chart_and_kustomization_give_the_same_objects() -> None:
     """All of them but the namespace, which is the release's; every field."""
     wanted = {key: item for key, item in rendered().items() if key[0] != "Namespace"}
     assert template() == wanted
 
 
-@pytest.mark.timeout(BUILD_S)
 def test_monitoring_is_the_same_too() -> None:
     """Component and option give the same ServiceMonitor and PrometheusRule."""
     component = by_key((DAEMONSET / "monitoring/monitoring.yaml").read_text())
@@ -30,7 +27,6 @@ def test_monitoring_is_the_same_too() -> None:
     assert {key: item for key, item in monitored.items() if key not in plain} == component
 
 
-@pytest.mark.timeout(BUILD_S)
 def test_a_given_certificate_takes_the_place_of_the_own_one() -> None:
     """cert-manager's Secret is mounted, and the right to write one is gone with the Secret."""
     objects = template("--set", "tls.existingSecret=theirs", namespace="watch")

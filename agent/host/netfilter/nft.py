@@ -45,26 +45,27 @@ def _add(table: Table, kind: str, value: dict[str, Any]) -> None:
     if kind == "chain":
         devices = value.get("dev", ())
         table.chains[value["name"]] = Chain(
-            NATIVE, table.family, table.name, value["name"],
+            NATIVE, table.family, table.name, value["name"], _rule,
             hook=value.get("hook", ""), priority=_priority(value.get("prio", 0)), kind=value.get("type", "filter"),
             policy=value.get("policy", "accept"), devices=(devices,) if isinstance(devices, str) else tuple(devices),
         )  # fmt: skip
     elif kind == "rule":
         chain = table.chains.get(value["chain"])
         if chain is None:
-            chain = table.chains[value["chain"]] = Chain(NATIVE, table.family, table.name, value["chain"])
-        expressions = tuple(value["expr"])
-        counter: dict[str, int] = next(
-            (one["counter"] for one in expressions if isinstance(one.get("counter"), dict)), {}
-        )
-        rule = Rule(
-            NATIVE, table.family, table.name, chain.name, len(chain.rules) + 1, "", expressions,
-            handle=value.get("handle", 0), packets=counter.get("packets", 0), bytes=counter.get("bytes", 0),
-            comment=value.get("comment", ""),
-        )  # fmt: skip
-        chain.rules.append(rule)
+            chain = table.chains[value["chain"]] = Chain(NATIVE, table.family, table.name, value["chain"], _rule)
+        chain.sources.append(value)
     elif kind in {"set", "map"}:
         table.sets[value["name"]] = NamedSet(value["name"], value.get("elem", []), kind == "map")
+
+
+def _rule(chain: Chain, position: int, value: dict[str, Any]) -> Rule:
+    expressions = tuple(value["expr"])
+    counter: dict[str, int] = next((one["counter"] for one in expressions if isinstance(one.get("counter"), dict)), {})
+    return Rule(
+        NATIVE, chain.family, chain.table, chain.name, position, "", expressions,
+        handle=value.get("handle", 0), packets=counter.get("packets", 0), bytes=counter.get("bytes", 0),
+        comment=value.get("comment", ""),
+    )  # fmt: skip
 
 
 def _priority(value: Any) -> int:

@@ -7,6 +7,7 @@ kubelet's kubelet_network_linux.go, flannel's pkg/trafficmngr, Felix' rules pack
 from __future__ import annotations
 
 import re
+from functools import cached_property
 from typing import Final
 
 from agent.host.netfilter.hostfirewalls import DOCKER_USER, HostFirewalls
@@ -73,25 +74,17 @@ class Owners:
     """Tells owner and target of the rules of a rule set, knowing all its chains (they hash names of Services)."""
 
     def __init__(self, tables: tuple[Table, ...]) -> None:
-        self._by_chain: dict[tuple[str, str, str], str] = {}
+        self._tables = tables
         self._firewalls = HostFirewalls(tables)
-        for table in tables:
-            for chain in table.chains.values():
-                self._learn(chain)
 
-    def _learn(self, chain: Chain) -> None:
-        """A chain serves what the comments in it, or on the way to it, say."""
-        for rule in chain.rules:
-            if rule.backend == NATIVE:
-                continue
-            # By a pattern, not parsed: this looks at all rules, of which a walk meets a few.
-            target = _commented(rule.chain, " ".join(_COMMENT.findall(rule.text)))
-            if not target:
-                continue
-            for name in (chain.name, *_JUMP.findall(rule.text)):
-                key = _key(name)
-                if key and not (name == chain.name and chain.name.startswith("KUBE-POD-FW-") and "Pod" not in target):
-                    self._by_chain.setdefault((rule.backend, rule.family, key), target)
+    @cached_property
+    def _by_chain(self) -> dict[tuple[str, str, str], str]:
+        """What a chain serves, by backend, family and key. Looks at all rules, and few say nothing by themselves."""
+        known: dict[tuple[str, str, str], str] = {}
+        for table in self._tables:
+            for chain in table.chains.values():
+                _learn(known, chain)
+        return known
 
     def owner(self, rule: Rule) -> str:
         """The rule's owner."""
@@ -122,10 +115,25 @@ class Owners:
         if told:
             return told
         for name in (rule.chain, parsed.target):
-            known = self._by_chain.get((rule.backend, rule.family, _key(name)))
-            if known:
+            key = _key(name)
+            if key and (known := self._by_chain.get((rule.backend, rule.family, key))):
                 return known
         return ""
+
+
+def _learn(known: dict[tuple[str, str, str], str], chain: Chain) -> None:
+    """A chain serves what the comments in it, or on the way to it, say."""
+    for rule in chain.rules:
+        if rule.backend == NATIVE:
+            continue
+        # By a pattern, not parsed: this looks at all rules, of which a walk meets a few.
+        target = _commented(rule.chain, " ".join(_COMMENT.findall(rule.text)))
+        if not target:
+            continue
+        for name in (chain.name, *_JUMP.findall(rule.text)):
+            key = _key(name)
+            if key and not (name == chain.name and chain.name.startswith("KUBE-POD-FW-") and "Pod" not in target):
+                known.setdefault((rule.backend, rule.family, key), target)
 
 
 def _target_chain(rule: Rule) -> str:

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from agent.host.netfilter import ipset, nft, xtables
-from agent.host.netfilter.rules import LEGACY, NFT_COMPAT, Rule, Ruleset, Table
+from agent.host.netfilter.rules import LEGACY, NFT_COMPAT, Chain, Rule, Ruleset, Table
 
 DEADLINE_S: Final = 20.0
 PROC_NET: Final = Path("/proc/thread-self/net")
@@ -97,14 +99,17 @@ def _join(compat: Table, native: Table) -> None:
         chain = compat.chains.get(name)
         if chain is None:
             compat.chains[name] = its
-        elif len(chain.rules) == len(its.rules):
+        elif len(chain.sources) == len(its.sources):
             if its.hook:
                 chain.priority = its.priority
-            pairs = zip(chain.rules, its.rules, strict=True)
-            chain.rules = [_joined(rule, other) for rule, other in pairs]
+            chain.sources = list(zip(chain.sources, its.sources, strict=True))
+            chain.make = partial(_joined, chain.make, its)
 
 
-def _joined(rule: Rule, other: Rule) -> Rule:
+def _joined(
+    saved: Callable[[Chain, int, Any], Rule], listed: Chain, chain: Chain, position: int, sources: tuple[Any, Any]
+) -> Rule:
+    rule, other = saved(chain, position, sources[0]), listed.make(listed, position, sources[1])
     if _is_foreign(other.expressions or ()):
         return other
     return Rule(

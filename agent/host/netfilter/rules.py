@@ -1,11 +1,12 @@
 """The typed rule set: tables, chains and rules of iptables-legacy, iptables-nft and native nftables alike.
 
-Values only. A rule keeps its source (save line or nft expressions) and is parsed when somebody looks at it, since a
-walk meets a few hundred of 20,000.
+Values only. A chain's rules are made when somebody looks at it, and a rule keeps its source (save line or nft
+expressions) to be parsed when somebody looks at that, since a walk meets a few hundred of 20,000.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -41,12 +42,16 @@ class Rule(msgspec.Struct, frozen=True):
 
 @dataclass(slots=True)
 class Chain:
-    """A chain. `hook` is empty for a chain that is only jumped to; `kind` is filter, nat or route."""
+    """A chain. `hook` is empty for a chain that is only jumped to; `kind` is filter, nat or route.
+
+    `sources` are what its rules are made of; `make` makes rule number 1, 2, … of one.
+    """
 
     backend: str
     family: str
     table: str
     name: str
+    make: Callable[[Chain, int, Any], Rule]
     hook: str = ""
     priority: int = 0
     kind: str = "filter"
@@ -54,7 +59,15 @@ class Chain:
     devices: tuple[str, ...] = ()
     packets: int = 0
     bytes: int = 0
-    rules: list[Rule] = field(default_factory=list)
+    sources: list[Any] = field(default_factory=list)
+    _rules: tuple[Rule, ...] | None = None
+
+    @property
+    def rules(self) -> tuple[Rule, ...]:
+        """Its rules, in order."""
+        if self._rules is None:
+            self._rules = tuple(self.make(self, at, source) for at, source in enumerate(self.sources, 1))
+        return self._rules
 
 
 @dataclass(slots=True)

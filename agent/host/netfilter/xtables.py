@@ -83,7 +83,7 @@ def _add_chain(table: Table, line: str) -> None:
     is_nat = table.name == "nat"
     priority = (100 if hook in {"input", "postrouting"} else -100) if is_nat else PRIORITIES.get(table.name, 0)
     table.chains[name] = Chain(
-        table.backend, table.family, table.name, name,
+        table.backend, table.family, table.name, name, _rule,
         hook=hook, priority=priority, kind="nat" if is_nat else "filter",
         policy=policy.lower() if hook else "accept", packets=int(packets or 0), bytes=int(count or 0),
     )  # fmt: skip
@@ -93,15 +93,19 @@ def _add_rule(table: Table, line: str) -> None:
     found = _RULE.match(line)
     if found is None:
         return
-    packets, count, name, text = found.groups()
+    name = found[3]
     chain = table.chains.get(name)
     if chain is None:
-        chain = table.chains[name] = Chain(table.backend, table.family, table.name, name)
-    rule = Rule(
-        table.backend, table.family, table.name, name, len(chain.rules) + 1, text,
+        chain = table.chains[name] = Chain(table.backend, table.family, table.name, name, _rule)
+    chain.sources.append(found)
+
+
+def _rule(chain: Chain, position: int, found: re.Match[str]) -> Rule:
+    packets, count, _, text = found.groups()
+    return Rule(
+        chain.backend, chain.family, chain.table, chain.name, position, text,
         packets=int(packets or 0), bytes=int(count or 0),
     )  # fmt: skip
-    chain.rules.append(rule)
 
 
 @lru_cache(maxsize=65536)

@@ -41,13 +41,10 @@ class Book:
     def __init__(self, ruleset: Ruleset, refs: Refs, texts: Texts) -> None:
         self._refs = refs
         self._texts = texts
-        self._by_handle: dict[tuple[str, str, int], Rule] = {}
         self._chains: dict[tuple[bool, str, str, str], Chain] = {}
         for table in ruleset.tables:
             for chain in table.chains.values():
                 self._chains[table.backend == LEGACY, table.family, table.name, chain.name] = chain
-                if table.backend != LEGACY:
-                    self._by_handle |= {(r.family, r.table, r.handle): r for r in chain.rules if r.handle}
 
     def priority(self, family: str, table: str, base: str) -> int:
         """An nft base chain's."""
@@ -60,7 +57,9 @@ class Book:
         if event.kind == "policy" and chain is not None:
             return self._refs.policy(chain, family), event.verdict
         verdict = f"{event.verdict} {event.target}" if event.target else event.verdict
-        rule = self._by_handle.get((event.family, event.table, event.handle))
+        rule = (
+            next((one for one in chain.rules if one.handle == event.handle), None) if chain and event.handle else None
+        )
         if rule is None:
             return self._unknown(event, family), verdict
         return self._refs.rule(rule, family), _verdict(rule, verdict)
