@@ -22,6 +22,7 @@ Raw = dict[str, Any]
 
 REQUEST_S: Final = 20.0
 CONNECT_S: Final = 5.0
+FAREWELL_S: Final = 0.1
 PAGE: Final = 1000
 
 
@@ -66,6 +67,8 @@ class KubeApi:
     async def close(self) -> None:
         """Closes every connection."""
         await self._client.rest_client.close()
+        # TLS says farewell behind aiohttp's back, for which the loop has to turn a little longer.
+        await asyncio.sleep(FAREWELL_S)
 
     async def get(self, path: str, params: Mapping[str, str] | None = None, timeout_s: float = REQUEST_S) -> Raw:
         """One GET. Raises ApiError."""

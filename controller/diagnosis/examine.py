@@ -24,6 +24,8 @@ from model.probes import HOST_ECHO_PORT, ProbeOrder, ProbeResult, Vantage
 from model.words import CellState, MatrixKind, Method, Network, Outcome
 
 FACTS_S = 2.5
+# An agent that goes on reporting is only slow: its node is busy.
+SLOW_S = 6.0
 QUIET_S = 1.2
 BURST_COUNT = 5
 BURST_INTERVAL_MS = 40
@@ -190,9 +192,7 @@ class Examiner:
                 over_tcp=case.flow.over_tcp,
             )
             sockets = FactsOrder(vantage=vantage_of(pod), subjects=("sockets",))
-            result, facts = await asyncio.gather(
-                self._probe(pod.node, order), self._agents.facts(pod.node, sockets, FACTS_S)
-            )
+            result, facts = await asyncio.gather(self._probe(pod.node, order), self._facts(pod.node, sockets, FACTS_S))
             if result.outcome is Outcome.NOT_MEASURED:
                 # Whether all replicas are down or one hangs on each answer; a busy agent has another chance.
                 result = await self._probe(pod.node, order)
@@ -224,11 +224,24 @@ class Examiner:
         recent = agent is not None and self._clock.wall() - (agent.last_seen or 0.0) < QUIET_S
         return recent and self._connected(node)
 
+    async def _facts(self, node: str, order: FactsOrder, limit_s: float) -> Facts | OrderError:
+        """Facts of a node, within `limit_s`, or within SLOW_S as long as its agent speaks."""
+        asking = asyncio.create_task(self._agents.facts(node, order, SLOW_S))
+        try:
+            done, _ = await asyncio.wait((asking,), timeout=limit_s)
+            while not done and self._speaks(node):
+                done, _ = await asyncio.wait((asking,), timeout=QUIET_S)
+            if not done:
+                return OrderError("timeout", f"the agent of {node} did not answer within {limit_s:g} s")
+            return asking.result()
+        finally:
+            asking.cancel()
+
     async def _ask(self, orders: Mapping[Site, FactsOrder], limit_s: float) -> Answers:
         answers = Answers()
 
         async def ask(site: Site, order: FactsOrder) -> None:
-            answer = await self._agents.facts(site[0], order, limit_s)
+            answer = await self._facts(site[0], order, limit_s)
             if isinstance(answer, Facts):
                 answers.facts[site] = answer
             elif isinstance(answer, OrderError) and site[1] == "":
