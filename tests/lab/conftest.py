@@ -9,6 +9,7 @@ import pytest
 
 from lab.spec import CNIS, PROXIES, LabSpec
 from tests.lab.labs import Lab
+from tests.lab.watched import OneAtATime, Watched
 
 COMBINATIONS = [(cni, proxy) for cni in CNIS for proxy in PROXIES]
 
@@ -28,3 +29,11 @@ def one_lab() -> Iterator[Lab]:
     up = Lab(LabSpec(f"o{os.getpid()}"))
     yield up
     up.down()
+
+
+@pytest.fixture(scope="module")
+def labs() -> Iterator[OneAtATime[Watched]]:
+    """The watched labs of a module, healthy when they are made."""
+    kept = OneAtATime(Watched, Watched.wait_healthy)
+    yield kept
+    kept.end()

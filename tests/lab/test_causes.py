@@ -24,14 +24,6 @@ TRACED = frozenset(
 LABS = (("flannel-vxlan", "iptables"), ("flannel-host-gw", "nftables"), ("calico", "iptables"))
 
 
-@pytest.fixture(scope="module")
-def labs() -> Iterator[OneAtATime[Watched]]:
-    """The labs of this module."""
-    kept = OneAtATime(Watched, Watched.wait_healthy)
-    yield kept
-    kept.end()
-
-
 @pytest.fixture
 def watched(request: pytest.FixtureRequest, labs: OneAtATime[Watched]) -> Watched:
     """A watched lab of the network plugin that is asked for, healthy at the start."""

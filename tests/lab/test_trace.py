@@ -32,14 +32,6 @@ FADED_S = 75.0
 QUICK = ("--trace", "--count", "1", "--timeout", "300ms", "--family", "4")
 
 
-@pytest.fixture(scope="module")
-def labs() -> Iterator[OneAtATime[Watched]]:
-    """The labs of this module."""
-    kept = OneAtATime(Watched, Watched.wait_healthy)
-    yield kept
-    kept.end()
-
-
 @pytest.fixture
 def watched(request: pytest.FixtureRequest, labs: OneAtATime[Watched]) -> Watched:
     """A watched lab of the network plugin that is asked for. Three nodes: the first and the last are in one zone."""
