@@ -20,6 +20,7 @@ STALE_INTERVALS: Final = 3
 STALE_S: Final = 5.0
 FAILURES: Final = 2
 SUCCESSES: Final = 2
+UNLIKELY: Final = 0.001
 RTTS: Final = 5
 _MASK: Final = (1 << WINDOW) - 1
 
@@ -103,6 +104,8 @@ class Track:
             self.losses, self.count = without_outage(self.losses, self.count, self.run)
         if not self.failing:
             self.first_failure_at = None
+            if self.losses and is_over(self.losses.bit_count(), self.count, self.run):
+                self.losses, self.count = 0, self.run
 
     def _failed(self, at: float) -> None:
         if self.run >= 0:
@@ -161,6 +164,12 @@ def is_starved(observation: Observation, timeout_ms: int) -> bool:
     A refusal is an answer, however late; only silence can be the listener's own fault.
     """
     return observation.outcome is Outcome.TIMEOUT and observation.late_ms > min(LATE_MS, timeout_ms / 2)
+
+
+def is_over(losses: int, count: int, successes: int) -> bool:
+    """Whether so many successes, the last of `count` results, would be unlikely if losses went on as they did."""
+    before = count - successes
+    return before > 0 and (1 - losses / before) ** successes < UNLIKELY
 
 
 def without_outage(losses: int, count: int, successes: int) -> tuple[int, int]:

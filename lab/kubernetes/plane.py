@@ -146,7 +146,11 @@ def control_plane(topology: Topology) -> list[ServiceSpec]:
 
 
 def controllers(topology: Topology) -> list[ServiceSpec]:
-    """Return controller-manager and scheduler in L-control."""
+    """Return controller-manager and scheduler in L-control.
+
+    They elect a leader as everywhere: so they end when the API server is away, and what they knew of nodes' health ends
+    with them. One that went on would mark every pod as not Ready when the API server is back.
+    """
     pki_base = topology.directory / "pki"
     sizes = ["--node-cidr-mask-size=24"]
     if topology.spec.dual:
@@ -163,12 +167,12 @@ def controllers(topology: Topology) -> list[ServiceSpec]:
         f"--cluster-signing-cert-file={pki_base}/ca.crt",
         f"--cluster-signing-key-file={pki_base}/ca.key",
         "--use-service-account-credentials",
-        "--leader-elect=false",
+        "--leader-elect=true",
     ]
     scheduler = [
         build.binary("kube-scheduler"),
         f"--kubeconfig={kubeconfig_path(topology, 'system:kube-scheduler')}",
-        "--leader-elect=false",
+        "--leader-elect=true",
     ]
     return [
         ServiceSpec(name, tuple(argv), topology.control_netns)

@@ -125,6 +125,14 @@ class Installed(Watched):
             self.wait(lambda: self.controller_node(fresh=True) == first, 60.0, self.controller_node)
         finally:
             self.kubectl("uncordon", *others)
+        self.wait(lambda: not self.silent(), 30.0, self.silent)
+
+    def silent(self) -> list[str]:
+        """Nodes whose agent does not report."""
+        nodes = self.get("/api/v1/cluster")["nodes"]
+        return [one["name"] for one in nodes if one["agent"]["state"] != "reporting"] or (
+            [] if nodes else ["every node"]
+        )
 
     def remove(self) -> None:
         """The way back."""

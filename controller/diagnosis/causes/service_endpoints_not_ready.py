@@ -53,7 +53,12 @@ def _why(cluster: ClusterState, pod: Pod) -> str:
         return f"waits: {', '.join(pod.waiting_reasons)}"
     ready = next((c for c in pod.conditions if c.type == "Ready" and c.status != "True"), None)
     words = ": ".join(filter(None, (ready.reason, ready.message))) if ready is not None else ""
-    return f"is not Ready ({words})" if words else "is not Ready"
+    if words:
+        return f"is not Ready ({words})"
+    if any(c.type == "ContainersReady" and c.status == "True" for c in pod.conditions):
+        # What the node lifecycle controller writes; it gives no reason. The kubelet writes True again at its next sync.
+        return f"is not Ready although its containers are, as after a time in which {pod.node} was not heard from"
+    return "is not Ready"
 
 
 def _finding(case: Case, service: Service, pods: tuple[Pod, ...], *, intended: bool) -> Finding:

@@ -73,10 +73,16 @@ def test_target_port_is_held_against_the_sockets(sockets, outcome, expected):
 def unready(pod: Pod, since: float, **changes: object) -> Pod:
     """A pod that has not been Ready for a while."""
     told = Condition(type="Ready", status="False", reason="ContainersNotReady", changed_at=since)
-    return msgspec.structs.replace(pod, ready=False, conditions=(told,), **changes)
+    return msgspec.structs.replace(pod, **{"ready": False, "conditions": (told,), **changes})
 
 
+# As the node lifecycle controller leaves a pod behind, see MarkPodsNotReady of Kubernetes' pkg/controller/util/node.
+MARKED = (
+    Condition(type="Ready", status="False", changed_at=100.0),
+    Condition(type="ContainersReady", status="True", changed_at=1.0),
+)
 UNREADY = [
+    pytest.param({"conditions": MARKED}, 100.0, False, "although its containers are", id="marked with its node"),
     pytest.param({}, 100.0, False, "is not Ready (ContainersNotReady)", id="for long"),
     pytest.param({"waiting_reasons": ("CrashLoopBackOff",)}, 100.0, False, "CrashLoopBackOff", id="it crashes"),
     pytest.param({}, 195.0, True, "is not Ready", id="only just"),

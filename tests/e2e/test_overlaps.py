@@ -1,0 +1,63 @@
+"""Address ranges on a real API server: its own ServiceCIDR, and pools whose kinds are installed while we watch."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from controller.cluster.watch import ABSENT_S
+from tests.e2e.conftest import KUSTOMIZED
+from tests.e2e.installed import Installed
+
+GROUP = "crd.projectcalico.org"
+DEFINITION = {
+    "apiVersion": "apiextensions.k8s.io/v1",
+    "kind": "CustomResourceDefinition",
+    "metadata": {"name": f"ippools.{GROUP}"},
+    "spec": {
+        "group": GROUP,
+        "scope": "Cluster",
+        "names": {"plural": "ippools", "singular": "ippool", "kind": "IPPool", "listKind": "IPPoolList"},
+        "versions": [
+            {
+                "name": "v1",
+                "served": True,
+                "storage": True,
+                "schema": {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}},
+            }
+        ],
+    },
+}
+
+
+def overlaps(installed: Installed) -> list[dict[str, Any]]:
+    """What `kubereach overlaps` says."""
+    said = installed.kubereach("overlaps", "-o", "json")
+    assert said.err == ""
+    found: list[dict[str, Any]] = said.json["overlaps"]
+    assert said.code == (1 if found else 0), said.json
+    assert said.json["unread"] == {}
+    return found
+
+
+@KUSTOMIZED
+def test_pools_are_held_against_all_that_has_addresses(installed: Installed) -> None:
+    """Nothing overlaps; with a pool over a node's address that is told; without its kind it is gone."""
+    assert overlaps(installed) == []
+    node = installed.plan.nodes[0]
+    pool = {"apiVersion": f"{GROUP}/v1", "kind": "IPPool", "metadata": {"name": "wide"}}
+    pool["spec"] = {"cidr": f"{node.ipv4}/31"}
+    installed.kubectl("apply", "-f", "-", stdin=json.dumps(DEFINITION))
+    try:
+        installed.kubectl("wait", "--for=condition=Established", "crd", f"ippools.{GROUP}", "--timeout=30s")
+        installed.kubectl("apply", "-f", "-", stdin=json.dumps(pool))
+        installed.wait(lambda: overlaps(installed), ABSENT_S + 10, lambda: "no overlap")
+        (found,) = overlaps(installed)
+        assert (found["cidr"], found["effect"]) == (
+            f"{node.ipv4}/32",
+            f"a pod may be given the address of {node.name}",
+        )
+        assert {claim["who"] for claim in found["claims"]} == {f"address of {node.name}", "IPPool wide"}
+    finally:
+        installed.kubectl("delete", "crd", f"ippools.{GROUP}", "--timeout=30s")
+    installed.wait(lambda: not overlaps(installed), ABSENT_S, lambda: overlaps(installed))
