@@ -21,6 +21,8 @@ _BURST_PAUSE_S: Final = 1.0
 _MIN_EXTRA: Final = 12.0
 RETRY_S: Final = 2.0
 CONFIRM_S: Final = 0.3
+# After a loss so many results are asked for soon, which is the window that the controller judges by.
+DOUBT: Final = 20
 SOON_S: Final = 2.0
 _SOON_BEGINS_S: Final = 0.2
 _BURST_METHODS: Final = frozenset((Method.UDP, Method.TCP, Method.ICMP))
@@ -28,10 +30,14 @@ _HASH_RANGE: Final = 1 << 48
 
 
 class Runner:
-    """A task that runs: its place, its schedule, its last state. `failing` is None until something was measured."""
+    """A task that runs: its place, its schedule, its last state.
+
+    `failing` is None until something was measured; `doubt` is how many results are wanted soon, since one was lost.
+    """
 
     __slots__ = (
         "dead",
+        "doubt",
         "due",
         "failing",
         "last_burst",
@@ -52,6 +58,7 @@ class Runner:
         self.why_not = why_not
         self.turn = 0
         self.failing: bool | None = None
+        self.doubt = 0
         self.rtt_us = 0
         self.last_burst = -math.inf
         self.retry_at = -math.inf
@@ -182,14 +189,16 @@ class Schedule:
     def retry(self, runner: Runner, now: float, *, changed: bool) -> None:
         """Ask again soon for what fails, however long its interval, so that healing shows at once.
 
-        So is what has just passed again and has no burst of its own. As far as the purse reaches.
+        So is what has just passed again and has no burst of its own; and what lost something not long ago, so that it
+        is soon known whether that goes on. As far as the purse reaches, and for the last no further than half.
         """
         confirm = changed and not runner.failing and runner.task.method not in _BURST_METHODS
         wait_s = CONFIRM_S if confirm else RETRY_S
-        if not (runner.failing or confirm) or self.interval_s(runner.task) <= 1.5 * wait_s or runner.retry_at > now:
+        asks = runner.failing or confirm or runner.doubt > 0
+        if not asks or self.interval_s(runner.task) <= 1.5 * wait_s or runner.retry_at > now:
             return
         self._fill(now)
-        if self._purse >= 1:
+        if self._purse >= (1 if runner.failing or confirm else max(_MIN_EXTRA, self.rate) / 2):
             self._purse -= 1
             runner.retry_at = now + wait_s
             self._push(self.tick_of(runner.retry_at), runner, True)
@@ -203,8 +212,11 @@ class Schedule:
         if outcome is Outcome.NOT_MEASURED:
             return False, 0
         failing = outcome is not Outcome.OK
-        if not failing:
+        if failing:
+            runner.doubt = DOUBT
+        else:
             runner.rtt_us = rtt_us
+            runner.doubt = max(0, runner.doubt - 1)
         before, runner.failing = runner.failing, failing
         if before is None or before == failing:
             # The first good news of a task can wait for the next batch.

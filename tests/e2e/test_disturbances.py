@@ -17,7 +17,7 @@ from tests.e2e.conftest import BY_HELM, KUSTOMIZED
 from tests.e2e.installed import Installed
 from tests.lab.watched import OneAtATime
 
-HEALTHY_S = 60.0
+HEALTHY_S = 90.0
 DEPLOYMENTS = 30
 GENTLY = ("--ignore-daemonsets", "--delete-emptydir-data", "--force", "--timeout=90s")
 LOST = {
