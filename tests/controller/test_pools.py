@@ -9,6 +9,7 @@ import pytest
 from controller.cluster.pools import POOLS
 from controller.cluster.state import Gives, Pool
 from controller.cluster.store import ClusterStore
+from controller.options import parse
 from tests.controller.running import ADDRESS_POOLS, DEFINITIONS, created, define, eventually
 from tests.controller.test_watch import watching
 from tests.lab.embedded.apiserver_process import Server
@@ -60,6 +61,16 @@ def test_a_range_that_was_told_gives_way_to_the_api() -> None:
     assert set(store.snapshot().pools) == {"--service-cidr/10.9.0.0/16", "IPPool/p"}
     store.replace("ServiceCIDR", [{"metadata": {"name": "kubernetes"}, "spec": {"cidrs": ["10.96.0.0/16"]}}])
     assert set(store.snapshot().pools) == {"ServiceCIDR/kubernetes", "IPPool/p"}
+
+
+def test_ranges_can_be_told_by_option() -> None:
+    """For clusters whose API has no object that says so."""
+    argv = ["--listen=none", "--cluster-cidr=10.244.0.0/16", "--service-cidr=10.96.0.0/16", "--service-cidr=fd96::/112"]
+    assert [(one.kind, one.gives, one.cidrs) for one in parse(argv).pools] == [
+        ("--cluster-cidr", Gives.PODS, ("10.244.0.0/16",)),
+        ("--service-cidr", Gives.SERVICES, ("10.96.0.0/16",)),
+        ("--service-cidr", Gives.SERVICES, ("fd96::/112",)),
+    ]
 
 
 async def test_pools_are_watched_once_their_kinds_are_installed(api: Server) -> None:
