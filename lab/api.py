@@ -175,7 +175,9 @@ def _last_line(name: str) -> str:
         lines = (lab_directory(name) / "logs/supervisor.log").read_text(errors="replace").split("\n")
     except OSError:
         return "its supervisor ended and left no log"
-    return next((line.strip() for line in reversed(lines) if line.strip()), "its supervisor ended")
+    # An exception group's traceback ends in its frame; what it says of its first exception is the last of its words.
+    told = (line.strip(" |+-") for line in reversed(lines))
+    return next((line for line in told if line), "its supervisor ended")
 
 
 def supervised(name: str) -> bool:

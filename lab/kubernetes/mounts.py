@@ -28,7 +28,7 @@ KUBELET_SETTINGS: Final = {
     "kernel/keys/root_maxbytes": "25000000",
 }
 OVERLAYS: Final = ("etc", "opt", "var/lib", "var/log")
-READY_S: Final = 10.0
+READY_S: Final = 30.0
 _SCRIPT: Final = """
 base=$1 name=$2 plugins=$3; shift 3
 hostname "$name"

@@ -19,9 +19,9 @@ from lab.services import ServiceSpec
 from lab.spec import NodeSpec, Topology
 
 SYSTEM: Final = Path(__file__).parent / "system.yaml"
-SOCKET_S: Final = 20.0
-IMPORT_S: Final = 60.0
-RIGHTS_S: Final = 30.0
+SOCKET_S: Final = 60.0
+IMPORT_S: Final = 120.0
+RIGHTS_S: Final = 60.0
 
 Keep = Callable[[ServiceSpec], None]
 
