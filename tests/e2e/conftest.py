@@ -19,6 +19,8 @@ WAYS: dict[str, Way] = {"flannel-vxlan": "kustomize", "flannel-host-gw": "helm"}
 
 # The first test in a lab may have to build the image, the first of the chart helm.
 TEST_S = 900.0
+# How soon it is healthy is a law of test_install; here another lab may come up beside it.
+READY_S = 180.0
 
 
 def spec_of(kind: tuple[str, str]) -> LabSpec:
@@ -79,7 +81,7 @@ def lab(request: pytest.FixtureRequest, bare: OneAtATime[Lab]) -> Lab:
 @pytest.fixture(scope="session")
 def installations(built: None) -> Iterator[OneAtATime[Installed]]:
     """Labs with kubereach installed in them; one at a time."""
-    kept = OneAtATime(lambda spec: Installed(spec, WAYS[spec.cni]), Installed.wait_healthy)
+    kept = OneAtATime(lambda spec: Installed(spec, WAYS[spec.cni]), lambda lab: lab.wait_healthy(READY_S))
     yield kept
     kept.end()
 

@@ -110,7 +110,7 @@ class Installed(Watched):
             self.kubectl("apply", "-k", str(DAEMONSET))
         else:
             self.helm("install", "kubereach", str(DAEMONSET / "chart"), "--create-namespace", *self.values())
-        self.wait(self._has_token, 60.0, lambda: self.kubectl("get", "pods", "-n", "kubereach", "-o", "wide"))
+        self.wait(self._has_token, 120.0, lambda: self.kubectl("get", "pods", "-n", "kubereach", "-o", "wide"))
         self.kubectl("uncordon", *others)
         return began
 
