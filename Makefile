@@ -17,6 +17,7 @@ test: install-dev   ## all tests but those on the real Kubernetes
 e2e:                ## on a real Kubernetes: builds it (needs Go), then its own tests
 	@scripts/install --dev --image --kubernetes
 	$(PY) -m lab.kubernetes.build
+	$(PY) -m tests.e2e.installed
 	$(PY) -m tests --e2e $(TEST_ARGS)
 
 check: install-dev  ## style, types, layers, generated documents

@@ -230,3 +230,8 @@ class Installed(Watched):
 
 def _connect() -> socket.socket:
     return socket.create_connection(("127.0.0.1", CONTROLLER_PLAIN_PORT), timeout=5)
+
+
+if __name__ == "__main__":
+    # Ahead of the tests, which begin side by side: a build takes all of the machine.
+    print(image())
