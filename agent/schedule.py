@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from agent.place import Place
-from model.probes import ProbeOrder, Task, stable_id
+from model.probes import WINDOW, ProbeOrder, Task, stable_id
 from model.words import Method, Outcome
 
 TICK_S: Final = 0.1
@@ -21,8 +21,8 @@ _BURST_PAUSE_S: Final = 1.0
 _MIN_EXTRA: Final = 12.0
 RETRY_S: Final = 2.0
 CONFIRM_S: Final = 0.3
-# After a loss so many results are asked for soon, which is the window that the controller judges by.
-DOUBT: Final = 20
+# After a loss so many results are asked for soon.
+DOUBT: Final = WINDOW
 SOON_S: Final = 2.0
 _SOON_BEGINS_S: Final = 0.2
 _BURST_METHODS: Final = frozenset((Method.UDP, Method.TCP, Method.ICMP))
@@ -113,7 +113,7 @@ class Schedule:
         self.stretch = max(1.0, self.rate / self._rate_limit)
         self.rate /= self.stretch
         if not before:
-            self._purse = max(_MIN_EXTRA, self.rate)
+            self._purse = self._full_purse
 
     def interval_s(self, task: Task) -> float:
         """The interval that holds."""
@@ -198,13 +198,17 @@ class Schedule:
         if not asks or self.interval_s(runner.task) <= 1.5 * wait_s or runner.retry_at > now:
             return
         self._fill(now)
-        if self._purse >= (1 if runner.failing or confirm else max(_MIN_EXTRA, self.rate) / 2):
+        if self._purse >= (1 if runner.failing or confirm else self._full_purse / 2):
             self._purse -= 1
             runner.retry_at = now + wait_s
             self._push(self.tick_of(runner.retry_at), runner, True)
 
+    @property
+    def _full_purse(self) -> float:
+        return max(_MIN_EXTRA, self.rate)
+
     def _fill(self, now: float) -> None:
-        self._purse = min(max(_MIN_EXTRA, self.rate), self._purse + (now - self._filled) * self.rate)
+        self._purse = min(self._full_purse, self._purse + (now - self._filled) * self.rate)
         self._filled = now
 
     def judge(self, runner: Runner, outcome: Outcome, rtt_us: int) -> tuple[bool, int]:

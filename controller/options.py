@@ -70,10 +70,14 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--cluster-domain", default="cluster.local", metavar="DOMAIN")
     parser.add_argument(
-        "--cluster-cidr", action="append", default=[], metavar="CIDR", help="pods' addresses, beside Calico's pools"
+        "--cluster-cidr", action="append", default=[], metavar="CIDR", help="pods' addresses, where no IPPool tells"
     )
     parser.add_argument(
-        "--service-cidr", action="append", default=[], metavar="CIDR", help="Services' addresses, beside ServiceCIDRs"
+        "--service-cidr",
+        action="append",
+        default=[],
+        metavar="CIDR",
+        help="Services' addresses, where no ServiceCIDR tells",
     )
     parser.add_argument("--namespace", default="kubereach", help="of kubereach's own pods")
     parser.add_argument("--agent-service-account", default="kubereach-agent", metavar="NAME")

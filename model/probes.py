@@ -7,6 +7,7 @@ On demand: a `ProbeOrder` is answered by a `ProbeResult` with every attempt in i
 from __future__ import annotations
 
 import hashlib
+from typing import Final
 
 import msgspec
 
@@ -100,6 +101,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     relay_clients: tuple[str, ...] = ()
 
 
+# So many results of a path are what it is judged by, and what an agent asks for soon after a loss.
+WINDOW: Final = 20
 EMPTY_PLAN = Plan(digest="", vantages=(), tasks=())
 
 

@@ -9,10 +9,9 @@ from __future__ import annotations
 from statistics import median_low
 from typing import Final
 
-from model.probes import Observation
+from model.probes import WINDOW, Observation
 from model.words import CellState, Outcome
 
-WINDOW: Final = 20
 ENOUGH: Final = 10
 LOSS: Final = 0.1
 LATE_MS: Final = 200

@@ -84,7 +84,7 @@ def ensure(progress: Progress) -> None:
     """Build what is missing or old (minutes the first time, then nothing); raises BuildError."""
     cache = cache_directory()
     (cache / "bin").mkdir(parents=True, exist_ok=True)
-    with _lock(cache / "lock", progress):
+    with locked(cache / "lock", progress):
         _ensure_binaries(cache, progress)
         _ensure_plugins(cache)
         wanted = images.fingerprint([cache / "bin" / name for name in ("pause", "coredns")])
@@ -96,12 +96,13 @@ def ensure(progress: Progress) -> None:
 
 
 @contextmanager
-def _lock(path: Path, progress: Progress) -> Iterator[None]:
+def locked(path: Path, progress: Progress) -> Iterator[None]:
+    """Hold a lock among processes while something is built; says so if another has it."""
     with path.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            progress("building Kubernetes: another process does it, waiting for that")
+            progress("another process builds this, waiting for that")
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

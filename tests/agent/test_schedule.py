@@ -60,7 +60,7 @@ def test_a_path_that_lost_something_is_asked_often_until_it_is_known_whether_tha
 
 
 def test_losses_everywhere_ask_for_no_more_than_the_plan_s_own_rate_again() -> None:
-    """A thousand paths that lose now and then: bursts and doubts together never double what the plan asks."""
+    """Three hundred paths that lose now and then: bursts and doubts together never double what the plan asks."""
     draw = random.Random(4)
     lost = {(path, nth) for path in range(300) for nth in range(1, 400) if draw.random() < 0.2}
     times = sorted(at for path in asked(300, lost, 300.0) for at in path)

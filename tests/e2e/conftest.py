@@ -73,8 +73,9 @@ def bare(built: None) -> Iterator[OneAtATime[Lab]]:
 
 
 @pytest.fixture(params=COMBINATIONS, ids=["+".join(one) for one in COMBINATIONS])
-def lab(request: pytest.FixtureRequest, bare: OneAtATime[Lab]) -> Lab:
+def lab(request: pytest.FixtureRequest, bare: OneAtATime[Lab], installations: OneAtATime[Installed]) -> Lab:
     """A lab with the sample in it and without agents, in each combination."""
+    installations.end()
     return bare.of(spec_of(request.param))
 
 

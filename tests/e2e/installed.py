@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import http.client
 import json
@@ -48,8 +47,7 @@ def image() -> Path:
     """The archive of the image of these very sources, built by one process."""
     folder = build.cache_directory().parent / "images"
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "e2e.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with build.locked(folder / "e2e.lock", print):
         return _image(folder)
 
 

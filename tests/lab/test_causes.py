@@ -256,6 +256,11 @@ def facts(watched: Watched) -> dict[str, str]:
 Kind = tuple[str, str]
 
 
+def dealt(code: str, kinds: list[Kind]) -> list[Kind]:
+    """One of the labs, always the same for a fault."""
+    return [kinds[sum(code.encode()) % len(kinds)]]
+
+
 def telling(code: str, kinds: list[Kind]) -> list[Kind]:
     """The labs in which a fault has a face of its own, of those that it applies to.
 
@@ -263,7 +268,7 @@ def telling(code: str, kinds: list[Kind]) -> list[Kind]:
     have one of two shapes.
     """
     if code in TRACED or code.startswith(("service.", "dns.")):
-        return [kinds[sum(code.encode()) % len(kinds)]]
+        return dealt(code, kinds)
     return [kind for kind in kinds if kind != LABS[1]] if code.startswith("policy.") else kinds
 
 
