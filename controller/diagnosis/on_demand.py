@@ -89,6 +89,7 @@ class OnDemand:
         trace = await self._trace(question, request, verdict, result)
         case: Case | None = None
         findings: tuple[Finding, ...] = ()
+        broken: tuple[Cause, ...] = ()
         if (
             request.trace is not False
             and verdict in {Verdict.UNEXPECTED_BLOCK, Verdict.UNKNOWN}
@@ -102,10 +103,11 @@ class OnDemand:
                 verdict = Verdict.BLOCKED_AS_INTENDED
         if verdict is Verdict.BLOCKED_AS_INTENDED and question.backends and request.trace is not False:
             case, findings = await self._behind_policy(question)
-            verdict = Verdict.UNEXPECTED_BLOCK if findings else verdict
+            broken = tuple(f.cause for f in findings) or self._known_of_service(question)
+            verdict = Verdict.UNEXPECTED_BLOCK if broken else verdict
         if verdict is Verdict.UNEXPECTED_PASS and reached is not None:
             case, findings = await self._why_open(reached)
-        causes = tuple(f.cause for f in findings)
+        causes = broken or tuple(f.cause for f in findings)
         if verdict is Verdict.BLOCKED_AS_INTENDED and not causes and reached is not None:
             causes = tuple(f.cause for f in self._diagnoser.denied(reached))
         elif not causes and verdict not in {Verdict.UNEXPECTED_PASS, Verdict.HEALTHY}:
@@ -199,6 +201,20 @@ class OnDemand:
             return None, ()
         case, findings = await self._why(Question(own), answer)
         return case, tuple(f for f in findings if f.cause.code.startswith("service."))
+
+    def _known_of_service(self, question: Question) -> tuple[Cause, ...]:
+        """The open incident of the very Service: a look at its pods that came to nothing does not take it back."""
+        service = question.flow.service
+        if service is None:
+            return ()
+        wanted = ("Service", service.namespace, service.name)
+        best = (entry.incident.causes[0] for entry in self._book.open_entries())
+        return tuple(
+            cause
+            for cause in best
+            if cause.code.startswith("service.")
+            and (cause.object.kind, cause.object.namespace, cause.object.name) == wanted
+        )
 
     def _as_name_question(self, question: Question, result: ProbeResult) -> Question | None:
         """Where a URL failed at its name, the name is what to examine."""

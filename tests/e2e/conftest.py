@@ -10,6 +10,7 @@ import pytest
 from lab.kubernetes import build
 from lab.spec import LabSpec
 from tests.e2e.installed import Installed, Way
+from tests.e2e.pace import Pace
 from tests.lab.labs import Lab
 from tests.lab.watched import OneAtATime
 
@@ -19,7 +20,7 @@ WAYS: dict[str, Way] = {"flannel-vxlan": "kustomize", "flannel-host-gw": "helm"}
 
 # The first test in a lab may have to build the image, the first of the chart helm.
 TEST_S = 900.0
-# How soon it is healthy is a law of test_install; here another lab may come up beside it.
+# How soon it is healthy is a law of test_install.
 READY_S = 180.0
 
 
@@ -29,8 +30,9 @@ def spec_of(kind: tuple[str, str]) -> LabSpec:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Our own mark."""
+    """Our own marks."""
     config.addinivalue_line("markers", "spoils_its_lab: no test can use the lab afterwards")
+    config.addinivalue_line("markers", "loud: takes all of the machine for a while")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -65,6 +67,21 @@ def built() -> None:
 
 
 @pytest.fixture(scope="session")
+def pace(pytestconfig: pytest.Config) -> Pace:
+    """When this lane may be loud, and when the other is not."""
+    lanes = [cni for cni, _ in COMBINATIONS]
+    return Pace(build.cache_directory().parent / "lanes", pytestconfig.getoption("--combination") or "all", lanes)
+
+
+@pytest.fixture(autouse=True)
+def in_turn(request: pytest.FixtureRequest, pace: Pace) -> Iterator[None]:
+    """What happens in a lab with kubereach in it is timed; all else brings labs up and down, and is loud."""
+    loud = request.node.get_closest_marker("loud") is not None or "installed" not in request.fixturenames
+    with pace.loud() if loud else pace.timed():
+        yield
+
+
+@pytest.fixture(scope="session")
 def bare(built: None) -> Iterator[OneAtATime[Lab]]:
     """Labs without kubereach; one at a time."""
     kept = OneAtATime(Lab)
@@ -80,9 +97,14 @@ def lab(request: pytest.FixtureRequest, bare: OneAtATime[Lab], installations: On
 
 
 @pytest.fixture(scope="session")
-def installations(built: None) -> Iterator[OneAtATime[Installed]]:
+def installations(built: None, pace: Pace) -> Iterator[OneAtATime[Installed]]:
     """Labs with kubereach installed in them; one at a time."""
-    kept = OneAtATime(lambda spec: Installed(spec, WAYS[spec.cni]), lambda lab: lab.wait_healthy(READY_S))
+
+    def make(spec: LabSpec) -> Installed:
+        with pace.loud():
+            return Installed(spec, WAYS[spec.cni])
+
+    kept = OneAtATime(make, lambda lab: lab.wait_healthy(READY_S))
     yield kept
     kept.end()
 

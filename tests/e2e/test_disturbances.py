@@ -123,6 +123,7 @@ def _deployments(replicas: int) -> str:
     return json.dumps({"apiVersion": "v1", "kind": "List", "items": items})
 
 
+@pytest.mark.loud
 @KUSTOMIZED
 def test_thirty_deployments_scaled_up_and_down(installed: Installed) -> None:
     """Sixty pods come and go, with their Services: a Service scaled to nothing is nobody's fault."""

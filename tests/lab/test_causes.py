@@ -49,13 +49,11 @@ def named(watched: Watched, code: str, **wanted: str) -> None:
 
 
 def said(watched: Watched) -> str:
-    """The open incidents in short."""
-    return json.dumps(
-        [
-            [i["causes"][0]["code"], i["causes"][0]["object"], i["causes"][0]["summary"]]
-            for i in watched.open_incidents()
-        ]
-    )
+    """The open incidents in short, and what is not as it should be."""
+    causes = [
+        [i["causes"][0]["code"], i["causes"][0]["object"], i["causes"][0]["summary"]] for i in watched.open_incidents()
+    ]
+    return f"{json.dumps(causes)}; {watched.healthy()}"
 
 
 @dataclass(frozen=True)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lab import api
+from lab import api, switchboard
+from lab.client import ApiClient
 from lab.spec import LabSpec
 from tests.lab.watched import CLEARED_S, NAMED_S, Watched, matches
 
@@ -185,3 +188,40 @@ def test_killed_api_server_is_no_fault(watched: Watched) -> None:
         assert len(ages(watched)) == 4
         time.sleep(0.25)
     watched.wait_healthy(CLEARED_S)
+
+
+def test_a_named_fault_of_a_service_is_still_named_while_its_pod_s_node_is_slow(watched: Watched) -> None:
+    """A wrong targetPort is often one that policy forbids too: without a look at the pod that would seem intended."""
+    kubeconfig = Path(watched.state.kubeconfig)
+    wanted = {"kind": "Service", "namespace": "shop", "name": "cart"}
+    made = asyncio.run(switchboard.break_it(watched.plan, kubeconfig, "service.target_port_mismatch", "svc/shop/cart"))
+    try:
+        watched.wait(
+            lambda: any(matches(i, made.code, **wanted) for i in watched.open_incidents()),
+            NAMED_S,
+            watched.open_incidents,
+        )
+        pods = {p["metadata"]["name"]: p["spec"]["nodeName"] for p in listed(watched, "pods", "shop")}
+        theirs = next(node for name, node in pods.items() if name.startswith("cart-"))
+        asking = next(name for name, node in pods.items() if name.startswith("frontend-") and node != theirs)
+        slow = pid_of(watched, theirs)
+        os.kill(slow, signal.SIGSTOP)
+        try:
+            answer = watched.kubereach("probe", f"pod/shop/{asking}", "svc/shop/cart", "-o", "json")
+        finally:
+            os.kill(slow, signal.SIGCONT)
+        assert (answer.code, answer.json["verdict"]) == (1, "unexpected_block"), answer.out
+        assert matches(answer.json, made.code, **wanted), answer.out
+    finally:
+        asyncio.run(switchboard.heal(watched.plan, kubeconfig))
+    watched.wait_healthy(CLEARED_S)
+
+
+def listed(watched: Watched, kind: str, namespace: str) -> list[Any]:
+    """Objects of a namespace."""
+
+    async def ask() -> list[Any]:
+        async with ApiClient.from_kubeconfig(Path(watched.state.kubeconfig)) as client:
+            return [one for one in await client.list(kind) if one["metadata"]["namespace"] == namespace]
+
+    return asyncio.run(ask())

@@ -17,8 +17,9 @@ from lab import api, netns
 from lab.spec import LabSpec, Topology
 
 HEALTHY_S = 45.0
-NAMED_S = 25.0
-CLEARED_S = 30.0
+# How soon is measured by `make bench`; a test waits for as long as a busy machine may take.
+NAMED_S = 60.0
+CLEARED_S = 60.0
 
 
 @dataclass(frozen=True)
