@@ -97,8 +97,8 @@ class Case:
     own node's host; `hosts` what host-to-host probes between the flow's nodes gave, by method; `trace` where marked
     packets were seen; `told` what the kernel of a node said of its rules then; `uplinks` the device of each node's
     address, as its agent last told. `policy` is what policies say; `passes`: the flow gets through although they
-    forbid it, and that is what is to be explained; then `tried` are other forbidden paths, by id, as tried just now.
-    `at` is the wall clock's time in seconds.
+    forbid it, and that is what is to be explained; then `tried` are other forbidden paths, by id, as tried just now,
+    and it is `over` if the flow itself got through no more after them. `at` is the wall clock's time in seconds.
     """
 
     flow: Flow
@@ -118,6 +118,7 @@ class Case:
     policy: PolicyModel | None = None
     passes: bool = False
     tried: Mapping[str, Outcome] = field(default_factory=dict)
+    over: bool = False
     at: float = 0.0
 
     def host(self, node: str) -> Facts | None:

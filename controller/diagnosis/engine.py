@@ -288,6 +288,8 @@ class Diagnoser:
         if passes:
             tried, case = await asyncio.gather(self._try_forbidden(case), self._examiner.first(case, concerned(flow)))
             case = replace(case, tried=tried)
+            if not await self._passes_still(flow):
+                return replace(case, over=True), ()
             if not all(case.walks((node, "")) for node in guards_of_flow(case)):
                 # Which rule opens the way is told by the guard alone; a busy one may answer the second time.
                 case = await self._examiner.first(case, concerned(flow))
@@ -300,16 +302,24 @@ class Diagnoser:
             findings += explain.late(case)
         return case, explain.ordered(findings)
 
+    async def _passes_still(self, flow: Flow) -> bool:
+        """Whether the flow gets through, asked after the others: else what stops them may by now stop it as well."""
+        return await self._attempted(flow) is Outcome.OK
+
+    async def _attempted(self, flow: Flow) -> Outcome:
+        """What became of a forbidden connection: ok if any attempt got through, for a lost packet forbids nothing."""
+        order = order_of(flow, count=2, interval_ms=200, timeout_ms=800)
+        result = await self._agents.probe(flow.source.node, order, 2.5)
+        if not isinstance(result, ProbeResult):
+            return Outcome.NOT_MEASURED
+        return Outcome.OK if any(a.outcome is Outcome.OK for a in result.attempts) else result.outcome
+
     async def _try_forbidden(self, case: Case) -> dict[str, Outcome]:
         """Try other forbidden connections now, to see where else they get through."""
 
         async def outcome(path: Path) -> Outcome:
             asked = question_of(path, case.cluster)
-            if asked is None:
-                return Outcome.NOT_MEASURED
-            order = order_of(asked.flow, count=1, interval_ms=50, timeout_ms=800)
-            result = await self._agents.probe(path.source_node, order, 2.5)
-            return result.outcome if isinstance(result, ProbeResult) else Outcome.NOT_MEASURED
+            return Outcome.NOT_MEASURED if asked is None else await self._attempted(asked.flow)
 
         paths = to_try(case)
         outcomes = await asyncio.gather(*(outcome(p) for p in paths))
@@ -339,7 +349,9 @@ class Diagnoser:
 
 
 def _is_transient(case: Case, cluster: ClusterState) -> bool:
-    """Whether there is nothing left to explain: the flow worked when it was examined, or an end of it came or went."""
+    """Whether there is nothing left to explain: it was over when it was examined, or an end of it came or went."""
+    if case.over:
+        return True
     if case.burst is not None and case.burst.outcome is Outcome.OK:
         return True
     for place in (case.flow.source, case.flow.destination):
