@@ -101,7 +101,15 @@ def parse_pod(raw: Raw) -> Pod:
         conditions=conditions,
         waiting_reasons=_waiting(status),
         created_at=seconds(meta.get("creationTimestamp")),
+        started_at=_started(status),
     )
+
+
+def _started(status: Raw) -> float:
+    containers = status.get("containerStatuses") or ()
+    running = [(c.get("state") or {}).get("running") or {} for c in containers if not c.get("restartCount")]
+    started = [seconds(state.get("startedAt")) for state in running]
+    return max(started) if started and len(started) == len(containers) and all(started) else 0.0
 
 
 def _was_ready(ready: Condition | None, status: Raw) -> bool:
@@ -227,6 +235,7 @@ def parse_workload(kind: str, raw: Raw) -> Workload:
     daemon = kind == "DaemonSet"
     replicas = status.get("desiredNumberScheduled") or 0 if daemon else spec.get("replicas")
     ready = status.get("numberReady" if daemon else "readyReplicas") or 0
+    conditions = [c for c in status.get("conditions") or () if c.get("status") == "True"]
     return Workload(
         kind=kind,
         namespace=meta["namespace"],
@@ -235,4 +244,14 @@ def parse_workload(kind: str, raw: Raw) -> Workload:
         ready=int(ready),
         selector=spec.get("selector") or {},
         template_labels=((spec.get("template") or {}).get("metadata") or {}).get("labels") or {},
+        written_at=_written(meta),
+        failure=next(
+            (c.get("message") or c.get("reason") or "" for c in conditions if c["type"] == "ReplicaFailure"), ""
+        ),
     )
+
+
+def _written(meta: Raw) -> float:
+    """The last write that was not of the status, by the API server's own book (metadata.managedFields)."""
+    writes = (w.get("time") for w in meta.get("managedFields") or () if w.get("subresource") != "status")
+    return max(map(seconds, (meta.get("creationTimestamp"), *writes)))

@@ -74,6 +74,8 @@ class Pod(msgspec.Struct, frozen=True, kw_only=True):
     conditions: tuple[Condition, ...] = ()
     waiting_reasons: tuple[str, ...] = ()
     created_at: float = 0.0
+    started_at: float = 0.0
+    """When the last of its containers started; 0 where one waits, or was started more than once."""
 
     @property
     def key(self) -> str:
@@ -188,7 +190,10 @@ class Namespace(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Workload(msgspec.Struct, frozen=True, kw_only=True):
-    """A Deployment, DaemonSet or StatefulSet. `replicas` are wanted; `selector` is the raw LabelSelector."""
+    """A Deployment, DaemonSet or StatefulSet. `replicas` are wanted; `selector` is the raw LabelSelector.
+
+    `written_at` is when anybody last wrote what is wanted, `failure` why its pods cannot be made.
+    """
 
     kind: str
     namespace: str
@@ -197,6 +202,8 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
     ready: int = 0
     selector: dict[str, Any] = {}
     template_labels: dict[str, str] = {}
+    written_at: float = 0.0
+    failure: str = ""
 
     @property
     def key(self) -> str:

@@ -8,7 +8,7 @@ import io
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import aiohttp
 import msgspec
@@ -80,31 +80,48 @@ def add_node(server: Server, index: int) -> str:
     return name
 
 
+class Definition(NamedTuple):
+    """A kind that a project's manifests install."""
+
+    group: str
+    plural: str
+    kind: str
+    version: str
+    scope: str = "Cluster"
+
+    @property
+    def object(self) -> dict[str, Any]:
+        """The CustomResourceDefinition, which takes objects of any shape."""
+        schema = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+        served = {"name": self.version, "served": True, "storage": True, "schema": {"openAPIV3Schema": schema}}
+        return {
+            "apiVersion": "apiextensions.k8s.io/v1",
+            "kind": "CustomResourceDefinition",
+            "metadata": {"name": f"{self.plural}.{self.group}"},
+            "spec": {
+                "group": self.group,
+                "scope": self.scope,
+                "names": {"plural": self.plural, "kind": self.kind},
+                "versions": [served],
+            },
+        }
+
+
 POLICY_API = "policy.networking.k8s.io"
 ADMIN_POLICIES = (
-    (POLICY_API, "adminnetworkpolicies", "AdminNetworkPolicy", "v1alpha1"),
-    (POLICY_API, "baselineadminnetworkpolicies", "BaselineAdminNetworkPolicy", "v1alpha1"),
-    (POLICY_API, "clusternetworkpolicies", "ClusterNetworkPolicy", "v1alpha2"),
+    Definition(POLICY_API, "adminnetworkpolicies", "AdminNetworkPolicy", "v1alpha1"),
+    Definition(POLICY_API, "baselineadminnetworkpolicies", "BaselineAdminNetworkPolicy", "v1alpha1"),
+    Definition(POLICY_API, "clusternetworkpolicies", "ClusterNetworkPolicy", "v1alpha2"),
 )
-ADDRESS_POOLS = (
-    ("crd.projectcalico.org", "ippools", "IPPool", "v1"),
-    ("metallb.io", "ipaddresspools", "IPAddressPool", "v1beta1"),
-)
+IP_POOLS = Definition("crd.projectcalico.org", "ippools", "IPPool", "v1")
+ADDRESS_POOLS = (IP_POOLS, Definition("metallb.io", "ipaddresspools", "IPAddressPool", "v1beta1", "Namespaced"))
 DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 
 
-def define(server: Server, kinds: tuple[tuple[str, str, str, str], ...]) -> None:
-    """Installs definitions (ADMIN_POLICIES, ADDRESS_POOLS), as their projects' manifests do."""
-    for group, plural, kind, version in kinds:
-        schema = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
-        served = {"name": version, "served": True, "storage": True, "schema": {"openAPIV3Schema": schema}}
-        spec = {
-            "group": group,
-            "scope": "Namespaced" if group == "metallb.io" else "Cluster",
-            "names": {"plural": plural, "kind": kind},
-            "versions": [served],
-        }
-        created(server, DEFINITIONS, {"metadata": {"name": f"{plural}.{group}"}, "spec": spec})
+def define(server: Server, kinds: tuple[Definition, ...]) -> None:
+    """Installs definitions."""
+    for kind in kinds:
+        created(server, DEFINITIONS, kind.object)
 
 
 def add_pod(server: Server, namespace: str, name: str, node: str, address: str, labels: dict[str, str]) -> None:

@@ -85,7 +85,7 @@ async def test_pools_are_watched_once_their_kinds_are_installed(api: Server) -> 
         created(api, path, {"metadata": {"name": "lan"}, "spec": {"addresses": ["10.77.1.192/26"]}})
         wanted = {"ServiceCIDR/kubernetes", "IPPool/pods", "IPAddressPool/metallb-system/lan"}
         await eventually(lambda: set(watch.snapshot().pools) == wanted, "both")
-        for group, plural, _, _ in ADDRESS_POOLS:
+        for group, plural, *_ in ADDRESS_POOLS:
             assert api.call("DELETE", f"{DEFINITIONS}/{plural}.{group}")[0] == 200
         await eventually(lambda: set(watch.snapshot().pools) == {"ServiceCIDR/kubernetes"}, "gone with their kinds")
         assert watch.errors == {}

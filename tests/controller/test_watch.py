@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 
 from controller.cluster.api import ApiError, ConfigurationError, KubeApi
-from controller.cluster.parse import parse_node, parse_pod, parse_service, parse_slice
+from controller.cluster.parse import parse_node, parse_pod, parse_service, parse_slice, parse_workload, seconds
 from controller.cluster.state import Backend, ClusterState
 from controller.cluster.store import RESOURCES, ClusterStore
 from controller.cluster.watch import ABSENT_S, BACKOFF_S, WATCH_S, ClusterWatch, backoff_s
@@ -217,6 +217,47 @@ def test_a_pod_tells_whether_it_was_ready(ready: str, since: str, started: str |
         "containerStatuses": [{"state": running}],
     }
     assert parse_pod({**POD, "status": status}).was_ready is was
+
+
+NOON, LATER = "2026-11-21T12:00:00Z", "2026-11-21T12:00:07Z"
+
+
+def ran(at: str, restarts: int = 0) -> dict[str, object]:
+    """A container's status."""
+    return {"state": {"running": {"startedAt": at}}, "restartCount": restarts}
+
+
+@pytest.mark.parametrize(
+    ("containers", "started"),
+    [
+        pytest.param([ran(NOON), ran(LATER)], LATER, id="the last of them counts"),
+        pytest.param([ran(NOON), {"state": {"waiting": {"reason": "ContainerCreating"}}}], None, id="one waits"),
+        pytest.param([ran(NOON), ran(LATER, 2)], None, id="one was started again"),
+        pytest.param([], None, id="none yet"),
+    ],
+)
+def test_a_pod_tells_when_its_containers_first_ran(containers: list[dict[str, object]], started: str | None) -> None:
+    """A container that is started again and again never counts as one that has only just started."""
+    assert parse_pod({**POD, "status": {"containerStatuses": containers}}).started_at == seconds(started)
+
+
+def test_a_workload_tells_when_it_was_written_and_why_it_has_no_pods() -> None:
+    """By the API server's book of writes, of which those of the status say nothing; without it, when it was made."""
+    meta: dict[str, object] = {"name": "web", "namespace": "shop", "creationTimestamp": "2026-11-21T11:00:00Z"}
+    writes = [
+        {"manager": "kubectl", "subresource": "scale", "time": NOON},
+        {"manager": "kube-controller-manager", "subresource": "status", "time": LATER},
+        {"manager": "somebody"},
+    ]
+    refused = {"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": "exceeded quota"}
+    made = parse_workload("Deployment", {"metadata": meta})
+    assert (made.written_at, made.failure) == (seconds("2026-11-21T11:00:00Z"), "")
+    conditions = [{"type": "Available", "status": "False"}, refused]
+    scaled = {"metadata": {**meta, "managedFields": writes}, "status": {"conditions": conditions}}
+    assert parse_workload("Deployment", scaled).written_at == seconds(NOON)
+    assert parse_workload("Deployment", scaled).failure == "exceeded quota"
+    past = {"metadata": meta, "status": {"conditions": [{**refused, "status": "False"}]}}
+    assert parse_workload("Deployment", past).failure == ""
 
 
 def test_having_been_ready_is_remembered() -> None:

@@ -164,7 +164,7 @@ def test_an_api_server_that_is_away_for_two_minutes(installed: Installed) -> Non
     installed.wait(lambda: not leaderless(installed), 60.0, lambda: leaderless(installed))
 
 
-@BY_HELM
+@KUSTOMIZED
 def test_a_stopped_kubelet(installed: Installed) -> None:
     """The node is NotReady and its network as good as ever: it stays in the matrix, and nobody is blamed.
 
@@ -189,7 +189,7 @@ def test_a_stopped_kubelet(installed: Installed) -> None:
 
 
 @pytest.mark.spoils_its_lab
-@BY_HELM
+@KUSTOMIZED
 def test_a_deleted_node(installed: Installed, installations: OneAtATime[Installed]) -> None:
     """It leaves the matrix with its Node, and the rest stays as it was."""
     node = installed.quietest()

@@ -6,28 +6,9 @@ import json
 from typing import Any
 
 from controller.cluster.watch import ABSENT_S
+from tests.controller.running import IP_POOLS
 from tests.e2e.conftest import KUSTOMIZED
 from tests.e2e.installed import Installed
-
-GROUP = "crd.projectcalico.org"
-DEFINITION = {
-    "apiVersion": "apiextensions.k8s.io/v1",
-    "kind": "CustomResourceDefinition",
-    "metadata": {"name": f"ippools.{GROUP}"},
-    "spec": {
-        "group": GROUP,
-        "scope": "Cluster",
-        "names": {"plural": "ippools", "singular": "ippool", "kind": "IPPool", "listKind": "IPPoolList"},
-        "versions": [
-            {
-                "name": "v1",
-                "served": True,
-                "storage": True,
-                "schema": {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}},
-            }
-        ],
-    },
-}
 
 
 def overlaps(installed: Installed) -> list[dict[str, Any]]:
@@ -45,11 +26,11 @@ def test_pools_are_held_against_all_that_has_addresses(installed: Installed) -> 
     """Nothing overlaps; with a pool over a node's address that is told; without its kind it is gone."""
     assert overlaps(installed) == []
     node = installed.plan.nodes[0]
-    pool = {"apiVersion": f"{GROUP}/v1", "kind": "IPPool", "metadata": {"name": "wide"}}
+    pool = {"apiVersion": f"{IP_POOLS.group}/v1", "kind": "IPPool", "metadata": {"name": "wide"}}
     pool["spec"] = {"cidr": f"{node.ipv4}/31"}
-    installed.kubectl("apply", "-f", "-", stdin=json.dumps(DEFINITION))
+    installed.kubectl("apply", "-f", "-", stdin=json.dumps(IP_POOLS.object))
     try:
-        installed.kubectl("wait", "--for=condition=Established", "crd", f"ippools.{GROUP}", "--timeout=30s")
+        installed.kubectl("wait", "--for=condition=Established", "crd", f"ippools.{IP_POOLS.group}", "--timeout=30s")
         installed.kubectl("apply", "-f", "-", stdin=json.dumps(pool))
         installed.wait(lambda: overlaps(installed), ABSENT_S + 10, lambda: "no overlap")
         (found,) = overlaps(installed)
@@ -59,5 +40,5 @@ def test_pools_are_held_against_all_that_has_addresses(installed: Installed) -> 
         )
         assert {claim["who"] for claim in found["claims"]} == {f"address of {node.name}", "IPPool wide"}
     finally:
-        installed.kubectl("delete", "crd", f"ippools.{GROUP}", "--timeout=30s")
+        installed.kubectl("delete", "crd", f"ippools.{IP_POOLS.group}", "--timeout=30s")
     installed.wait(lambda: not overlaps(installed), ABSENT_S, lambda: overlaps(installed))

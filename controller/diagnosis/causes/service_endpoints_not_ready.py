@@ -14,6 +14,9 @@ from model.diagnosis import Cause, Evidence, Object
 CODE = "service.endpoints_not_ready"
 SETTLED_S = 10.0
 """Pods that have been unready for less are on their way up, or just being replaced; that is nobody's fault yet."""
+STARTING = frozenset({"ContainerCreating", "PodInitializing"})
+STARTING_S = 60.0
+"""For so long the kubelet may be at it: it fetches images, mounts volumes, and waits for its turn."""
 
 
 def find(case: Case) -> Iterator[Finding]:
@@ -33,8 +36,11 @@ def _on_its_way(case: Case, pod: Pod) -> bool:
     node = case.cluster.nodes.get(pod.node)
     if pod.deleting or (pod.node and (node is None or node.deleting)):
         return True
+    age_s = case.at - pod.created_at
+    if pod.waiting_reasons and STARTING.issuperset(pod.waiting_reasons):
+        return age_s < STARTING_S
     turned = max((c.changed_at for c in pod.conditions if c.type == "Ready"), default=pod.created_at)
-    return case.at - max(turned, pod.created_at) < SETTLED_S
+    return case.at - max(turned, pod.created_at, pod.started_at) < SETTLED_S
 
 
 def _why(cluster: ClusterState, pod: Pod) -> str:

@@ -1,11 +1,11 @@
-"""A Service whose selector matches no pod."""
+"""A Service whose selector matches no pod: it is wrong, or the workload behind it has none."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
 
-from controller.cluster.state import ClusterState, Pod, Service
+from controller.cluster.state import ClusterState, Pod, Service, Workload
 from controller.diagnosis.case import Case
 from controller.diagnosis.catalogue import CauseType
 from controller.diagnosis.finding import Finding
@@ -13,30 +13,57 @@ from controller.diagnosis.scope import Scope, columns_of
 from model.diagnosis import Cause, Evidence, Object
 
 CODE = "service.no_endpoints"
+MADE_S = 30.0
+"""After a workload was written its pods may take so long to be made, where many are."""
 
 
 def find(case: Case) -> Iterator[Finding]:
     """Yield the Service if it has a selector, no backend at all, and no pod that the selector matches."""
-    service = case.flow.service
-    if service is None or not service.selector or case.cluster.backends_of(service):
+    service, cluster = case.flow.service, case.cluster
+    if service is None or not service.selector or cluster.backends_of(service) or cluster.pods_of(service):
         return
-    if case.cluster.pods_of(service):
-        return
-    idle = [
+    meant = [
         w
-        for w in case.cluster.workloads.values()
-        if w.namespace == service.namespace and w.replicas == 0 and _matches(service.selector, w.template_labels)
+        for w in cluster.workloads.values()
+        if w.namespace == service.namespace and _matches(service.selector, w.template_labels)
     ]
-    found = _finding(case.cluster, service, idle[0].name if idle else "")
+    wanting = [w for w in meant if w.replicas]
+    if wanting:
+        found = _pods_missing(service, wanting[0])
+        passing = not wanting[0].failure and case.at - wanting[0].written_at < MADE_S
+    else:
+        found, passing = _finding(cluster, service, meant[0].name if meant else ""), bool(meant)
     # with its namespace goes the Service, too
-    yield replace(found, intended=found.intended or case.cluster.ends_with_namespace(service))
+    yield replace(found, intended=passing or cluster.ends_with_namespace(service))
+
+
+def _pods_missing(service: Service, workload: Workload) -> Finding:
+    """The selector is right, and the workload's pods are not made."""
+    name, owner = f"{service.namespace}/{service.name}", f"{workload.kind} {workload.name}"
+    why = f": {workload.failure}" if workload.failure else ""
+    wants = f"{workload.replicas} pod{'s' if workload.replicas > 1 else ''}"
+    describe = f"kubectl -n {service.namespace} describe {workload.kind.lower()} {workload.name}"
+    evidence = (
+        _no_address(name),
+        Evidence(fact="workload", says=f"{owner} wants {wants} and has none{why}", value=str(workload.replicas)),
+    )
+    return _found(
+        service,
+        f"Service {name} has no endpoints: its {owner} wants {wants} and has none{why}",
+        evidence,
+        f"{describe}   (and the events of its ReplicaSet)",
+    )
+
+
+def _no_address(name: str) -> Evidence:
+    return Evidence(fact="endpoints", says=f"no EndpointSlice of {name} has an address")
 
 
 def _finding(cluster: ClusterState, service: Service, idle: str) -> Finding:
     name = f"{service.namespace}/{service.name}"
     selector = ",".join(f"{k}={v}" for k, v in sorted(service.selector.items()))
     evidence = [
-        Evidence(fact="endpoints", says=f"no EndpointSlice of {name} has an address"),
+        _no_address(name),
         Evidence(
             fact="selector",
             says=f"its selector {selector} matches no pod of namespace {service.namespace}",
@@ -63,16 +90,20 @@ def _finding(cluster: ClusterState, service: Service, idle: str) -> Finding:
         if values:
             patch = f'{{"spec": {{"selector": {{{values}}}}}}}'
             fix = f"kubectl -n {service.namespace} patch service {service.name} -p '{patch}'"
+    return _found(service, summary, tuple(evidence), fix)
+
+
+def _found(service: Service, summary: str, evidence: tuple[Evidence, ...], fix: str) -> Finding:
     cause = Cause(
         code=CODE,
         confidence=0.99,
         object=Object(kind="Service", namespace=service.namespace, name=service.name),
         summary=summary,
-        evidence=tuple(evidence),
+        evidence=evidence,
         fix=fix,
         suppresses=CAUSE.suppresses,
     )
-    return Finding(cause=cause, scope=Scope(columns=columns_of(service)), intended=bool(idle))
+    return Finding(cause=cause, scope=Scope(columns=columns_of(service)))
 
 
 def _pods(cluster: ClusterState, service: Service) -> list[Pod]:

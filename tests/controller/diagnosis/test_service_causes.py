@@ -7,7 +7,7 @@ from dataclasses import replace
 import msgspec
 import pytest
 
-from controller.cluster.state import Condition, Namespace, Pod, Workload
+from controller.cluster.state import ClusterState, Condition, Namespace, Pod, Workload
 from controller.diagnosis import explain
 from model.words import Method, Outcome
 from tests.controller.diagnosis import world
@@ -17,6 +17,18 @@ from tests.controller.diagnosis.test_causes import answer, best
 def service_flow():
     """From a pod to the Service's address."""
     return replace(world.pod_flow(Method.TCP, 8080), service=world.SERVICE, service_port=world.SERVICE.ports[0])
+
+
+def without_backends(state: ClusterState) -> ClusterState:
+    """The Service's slice holds nobody."""
+    empty = msgspec.structs.replace(state.slices["shop/web-1"], endpoints=())
+    return replace(state, slices={**state.slices, "shop/web-1": empty})
+
+
+def with_workload(state: ClusterState, **changes: object) -> dict[str, Workload]:
+    """The Deployment behind the Service, changed."""
+    key = "Deployment/shop/web"
+    return {key: msgspec.structs.replace(state.workloads[key], **changes)}
 
 
 @pytest.mark.parametrize(
@@ -32,25 +44,34 @@ def test_selector_that_matches_nothing_names_the_difference(labels, says):
     pods = {
         uid: world.replace_struct(p, labels=labels) if p.namespace == "shop" else p for uid, p in state.pods.items()
     }
-    empty = msgspec.structs.replace(state.slices["shop/web-1"], endpoints=())
-    case = world.case(service_flow(), state=replace(state, pods=pods, slices={**state.slices, "shop/web-1": empty}))
+    changed = replace(without_backends(state), pods=pods, workloads=with_workload(state, template_labels=labels))
+    case = world.case(service_flow(), state=changed)
     assert answer(case)[0] == "service.no_endpoints"
     assert str(best(case)) == "Service shop/web"
     if says:
         assert says in explain.early(case)[0].cause.summary
 
 
-def test_scaled_to_nothing_is_no_incident():
-    """A Service whose workload was scaled to 0 is answered on demand, and is nobody's fault."""
+QUOTA = 'pods "web-1" is forbidden: exceeded quota: small'
+WITHOUT_PODS = [
+    pytest.param({"replicas": 0}, True, "its workload web is scaled to 0", id="scaled to nothing"),
+    pytest.param({"replicas": 0, "written_at": 100.0}, True, "its workload web is scaled to 0", id="long ago"),
+    pytest.param({"written_at": 195.0}, True, "its Deployment web wants 3 pods and has none", id="just scaled"),
+    pytest.param({"written_at": 100.0}, False, "its Deployment web wants 3 pods and has none", id="nobody makes them"),
+    pytest.param({"written_at": 195.0, "failure": QUOTA}, False, QUOTA, id="they cannot be made"),
+]
+
+
+@pytest.mark.parametrize(("changes", "intended", "says"), WITHOUT_PODS)
+def test_a_workload_without_pods_is_told_from_a_wrong_selector(changes, intended, says):
+    """Scaled to 0 is nobody's fault, and neither is a moment without pods; pods that cannot be made are one."""
     state = world.cluster()
-    idle = Workload(kind="Deployment", namespace="shop", name="web", replicas=0, template_labels={"app": "web"})
     pods = {uid: p for uid, p in state.pods.items() if p.namespace != "shop"}
-    empty = msgspec.structs.replace(state.slices["shop/web-1"], endpoints=())
-    case = world.case(
-        service_flow(), state=replace(state, pods=pods, workloads={idle.key: idle}, slices={"shop/web-1": empty})
-    )
-    (finding,) = explain.early(case)
-    assert finding.intended
+    changed = replace(without_backends(state), pods=pods, workloads=with_workload(state, **changes))
+    (finding,) = explain.early(world.case(service_flow(), state=changed, at=200.0))
+    assert (finding.cause.code, finding.intended) == ("service.no_endpoints", intended)
+    assert says in finding.cause.summary
+    assert "selector" not in finding.cause.fix
 
 
 @pytest.mark.parametrize(
@@ -81,11 +102,22 @@ MARKED = (
     Condition(type="Ready", status="False", changed_at=100.0),
     Condition(type="ContainersReady", status="True", changed_at=1.0),
 )
+CREATING = ("ContainerCreating",)
 UNREADY = [
     pytest.param({"conditions": MARKED}, 100.0, False, "although its containers are", id="marked with its node"),
     pytest.param({}, 100.0, False, "is not Ready (ContainersNotReady)", id="for long"),
     pytest.param({"waiting_reasons": ("CrashLoopBackOff",)}, 100.0, False, "CrashLoopBackOff", id="it crashes"),
     pytest.param({}, 195.0, True, "is not Ready", id="only just"),
+    pytest.param({"started_at": 195.0}, 100.0, True, "is not Ready", id="its containers only just started"),
+    pytest.param({"waiting_reasons": CREATING, "created_at": 150.0}, 151.0, True, "ContainerCreating", id="is made"),
+    pytest.param({"waiting_reasons": CREATING}, 100.0, False, "ContainerCreating", id="is made for too long"),
+    pytest.param(
+        {"waiting_reasons": (*CREATING, "ErrImagePull"), "created_at": 180.0},
+        180.0,
+        False,
+        "ErrImagePull",
+        id="no image",
+    ),
     pytest.param({"deleting": True}, 100.0, True, "is being deleted", id="it goes"),
     pytest.param({"node": "node-z"}, 100.0, True, "node-z, which has left the cluster", id="its node has left"),
 ]
