@@ -79,7 +79,12 @@ class Route(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class PolicyRule(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """An entry of `ip rule`."""
+    """An entry of `ip rule`.
+
+    `suppressed` is the prefix length up to which routes of the table do not count (-1: none). `unread` are conditions
+    that are not read (ports, users, tunnels, …), by their numbers in linux/fib_rules.h, and 0 for the type of service:
+    whether such a rule matches is not known.
+    """
 
     family: int
     priority: int
@@ -91,6 +96,9 @@ class PolicyRule(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     mask: int = 0
     table: int = 0
     action: str = "to_table"
+    inverted: bool = False
+    suppressed: int = -1
+    unread: tuple[int, ...] = ()
 
 
 class Neighbour(msgspec.Struct, frozen=True, kw_only=True):

@@ -22,6 +22,9 @@ from model.words import CellState, Method, Network, Outcome
 Site = tuple[str, str]
 """A network namespace of the cluster: node name, and pod UID ("" for the node's own)."""
 
+MAIN = 254
+"""The main routing table (RT_TABLE_MAIN)."""
+
 REPLY_PORT = 40000
 """Stands for the client's source port where a packet of the way back is asked about."""
 
@@ -163,12 +166,12 @@ class Case:
         came = [s for s in told.seen if (s.vantage, s.way, s.direction, s.outer) == (host, way, "in", "")]
         return next((s.device for s in reversed(came) if s.device != "socket"), "")
 
-    def best_route(self, node: str, address: str) -> Route | None:
-        """The most specific route of the main table that covers an address; a default route counts."""
+    def best_route(self, node: str, address: str, table: int = MAIN) -> Route | None:
+        """The most specific route of a table that covers an address; a default route counts."""
         facts = self.host(node)
         if facts is None:
             return None
-        covering = [r for r in facts.routes or () if r.table == 254 and address in Prefix(r.destination)]
+        covering = [r for r in facts.routes or () if r.table == table and address in Prefix(r.destination)]
         return max(covering, key=lambda r: (Prefix(r.destination).length, -r.metric), default=None)
 
     def moved(self, site: Site) -> Iterator[tuple[Dropper, int, int]]:

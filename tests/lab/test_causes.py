@@ -195,6 +195,14 @@ HANDS = [
         {"kind": "cidr", "node": "node-b"},
     ),
     ByHand(
+        "routing rule to a table that refuses",
+        "node-c",
+        "ip route add unreachable default table 77; ip rule add pref 90 from {pods} to {d_half} lookup 77",
+        "ip rule del pref 90; ip route flush table 77",
+        "node.route_stray_rule",
+        {"kind": "routing-rule", "node": "node-c", "name": "90"},
+    ),
+    ByHand(
         "IPv6 route to the pods gone",
         "node-b",
         "ip -6 route del {d_cidr6}",
@@ -241,6 +249,7 @@ def facts(watched: Watched) -> dict[str, str]:
     values |= {f"{n.name[-1]}_gw": f"10.77.{n.segment}.1" for n in plan.nodes}
     half = d.pod_cidr4.replace("/24", "/25").replace("/26", "/27")
     values |= {"vxlan": vxlan, "d_half": half, "d_cidr6": d.pod_cidr6 or "", "c_routes": ""}
+    values["pods"] = plan.cluster_cidr4
     values["d_route6"] = watched.run(
         "node-b", "ip", "-6", "route", "show", "exact", d.pod_cidr6 or "", check=False
     ).strip()

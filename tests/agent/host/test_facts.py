@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from model.facts import Facts, FactsOrder, Packet, RouteQuery
+from model.facts import Facts, FactsOrder, Packet, PolicyRule, RouteQuery
 from model.probes import Vantage
 from tests.agent.host.kernel import facts, inside, ip_json, run
 
@@ -132,6 +132,31 @@ def test_rules(namespace: str) -> None:
     rules = [(one.priority, one.source, one.mark, one.mask, one.table) for one in ask(namespace, "rules").rules or ()]
     assert (500, "10.70.0.0/24", 0x10, 0xFF, 100) in rules
     assert {one[0] for one in rules} == {0, 500, 32766, 32767}
+
+
+RULES = {
+    "not from 10.9.0.0/16 to 10.8.0.0/24 iif lo prohibit": {
+        "source": "10.9.0.0/16",
+        "destination": "10.8.0.0/24",
+        "incoming": "lo",
+        "action": "prohibit",
+        "inverted": True,
+    },
+    "lookup main suppress_prefixlength 0": {"table": 254, "suppressed": 0},
+    "ipproto tcp dport 25 blackhole": {"action": "blackhole", "unread": (22, 24)},
+    "tos 0x10 lookup main": {"table": 254, "unread": (0,)},
+}
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_what_a_rule_does_and_what_of_it_is_not_read(namespace: str, rule: str) -> None:
+    """Inverted, suppressing and acting rules as they are; conditions that we do not judge are told."""
+    run(namespace, f"ip rule add pref 600 {rule}")
+    try:
+        (found,) = [one for one in ask(namespace, "rules").rules or () if one.priority == 600]
+    finally:
+        run(namespace, f"ip rule del pref 600 {rule}")
+    assert found == PolicyRule(family=4, priority=600, **RULES[rule])  # type: ignore[arg-type]
 
 
 def test_neighbours_and_fdb(namespace: str) -> None:

@@ -13,7 +13,7 @@ from controller.diagnosis.flows import vantage_of
 from controller.plan.expectation import expect, pod_ref, policy_model
 from controller.plan.paths import Path
 from model.diagnosis import Cause
-from model.facts import Dropper, Facts, Packet, Resolution, Route, RouteAnswer, RouteQuery, Walk
+from model.facts import Dropper, Facts, Packet, PolicyRule, Resolution, Route, RouteAnswer, RouteQuery, Walk
 from model.netfilter import RuleRef
 from model.probes import Task
 from model.words import MatrixKind, Method, Network, Outcome
@@ -179,6 +179,49 @@ def test_more_specific_route_of_the_plugin_is_no_overlap():
     facts = world.healthy_facts("node-a")
     own = Route(family=4, destination="10.244.2.2/32", device="flannel.1", gateway="10.244.2.0", protocol=80)
     assert answer(world.case(world.pod_flow(), {"node-a": changed(facts, routes=(*facts.routes, own))})) == ()
+
+
+MAIN_RULE = PolicyRule(family=4, priority=32766, table=254)
+STRAY = PolicyRule(family=4, priority=100, source="10.244.1.0/24", action="blackhole")
+TO_TABLE = PolicyRule(family=4, priority=100, destination="10.244.2.0/24", table=77)
+REFUSING = Route(family=4, destination="0.0.0.0/0", type="unreachable", table=77)
+STRAY_RULES = [
+    pytest.param([STRAY], [], 22, "100", id="blackhole"),
+    pytest.param([TO_TABLE], [REFUSING], 113, "100", id="a table that refuses"),
+    pytest.param([PolicyRule(family=4, priority=5, mark=1, table=77), STRAY], [], 22, "100", id="behind one of marks"),
+    pytest.param(
+        [msgspec.structs.replace(STRAY, source="10.9.0.0/16", inverted=True)], [], 22, "100", id="of all but others"
+    ),
+    pytest.param([STRAY], [], 113, None, id="the kernel says something else"),
+    pytest.param([STRAY], [], 0, None, id="the kernel knows the way"),
+    pytest.param([msgspec.structs.replace(STRAY, source="10.9.0.0/16")], [], 22, None, id="of others"),
+    pytest.param([msgspec.structs.replace(STRAY, incoming="eth9")], [], 22, None, id="of another device"),
+    pytest.param([msgspec.structs.replace(STRAY, priority=40000)], [], 22, None, id="behind the main table"),
+    pytest.param([msgspec.structs.replace(STRAY, unread=(22,))], [], 22, None, id="with a condition that is not read"),
+    pytest.param([TO_TABLE], [], 113, None, id="an empty table"),
+    pytest.param([msgspec.structs.replace(TO_TABLE, suppressed=0)], [REFUSING], 113, None, id="its default left out"),
+    pytest.param([TO_TABLE], [msgspec.structs.replace(REFUSING, type="throw")], 113, None, id="back to the next rule"),
+]
+
+
+@pytest.mark.parametrize(("rules", "routes", "errno", "named"), STRAY_RULES)
+def test_the_rule_that_decides_over_the_packet_is_named_if_it_throws_it_away(rules, routes, errno, named):
+    """As the kernel goes through them: by priority, the first with an action or with a route in its table."""
+    flow = world.pod_flow()
+    facts = world.healthy_facts("node-a")
+    query = RouteQuery(destination=flow.destination.address, source=flow.source.address, incoming="cni0")
+    broken = changed(
+        facts,
+        rules=(MAIN_RULE, *rules),
+        routes=(*facts.routes, *routes),
+        route_answers=(RouteAnswer(query=query, incoming="cni0", errno=errno),),
+    )
+    case = world.case(flow, {"node-a": broken})
+    codes = answer(case)
+    assert ("node.route_stray_rule" in codes) is (named is not None), codes
+    if named:
+        assert (codes[0], best(case).node, best(case).name) == ("node.route_stray_rule", "node-a", named)
+        assert explain.early(case)
 
 
 def test_two_nodes_with_one_pod_cidr():
