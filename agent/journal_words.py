@@ -170,14 +170,18 @@ class Words:
 _DOTS: Final = str.maketrans(".", "/")
 
 
+# Actions that end a packet (FR_ACT_* in linux/fib_rules.h).
+_ENDING: Final = {6: "blackhole", 7: "unreachable", 8: "prohibit"}
+
+
 def _rule(at_ms: int, body: bytes, what: str) -> Change:
-    _, to_length, from_length, _, table, _, _, _, _ = struct.unpack_from("=BBBBBBBBI", body)
+    _, to_length, from_length, _, table, _, _, action, _ = struct.unpack_from("=BBBBBBBBI", body)
     found = attributes(body[12:])
     words = (
         f"from {_text(found[2])}/{from_length}" if 2 in found else "",
         f"to {_text(found[1])}/{to_length}" if 1 in found else "",
         f"fwmark {_u32(found[10]):#x}" if 10 in found else "",
-        f"table {_u32(found.get(15)) or table}",
+        _ENDING.get(action) or f"table {_u32(found.get(15)) or table}",
     )
     says = " ".join(word for word in words if word)
     return Change(at_ms=at_ms, subject="rule", name=str(_u32(found.get(6))), what=what, says=says)

@@ -42,6 +42,7 @@ CASES = {
     "blackhole": ("ip route add blackhole 10.9.0.0/16", "route 10.9.0.0/16 blackhole came"),
     "table": ("ip route add 10.8.0.0/16 via 10.1.0.9 table 7", "route 10.8.0.0/16 via 10.1.0.9 dev va table 7 came"),
     "ipv6 route": ("ip -6 route add unreachable fd00::/8", "route fd00::/8 unreachable came"),
+    "policy rule that ends": ("ip rule add to 10.3.0.0/16 prohibit prio 98", "rule 98 to 10.3.0.0/16 prohibit came"),
     "policy rule": ("ip rule add from 10.2.0.0/16 table 7 prio 99", "rule 99 from 10.2.0.0/16 table 7 came"),
     "address": ("ip addr add 10.3.0.1/32 dev vb", "address 10.3.0.1/32 dev vb came"),
     "mtu": ("ip link set vb mtu 1400", "link vb changed: mtu 1500 to 1400"),
