@@ -22,6 +22,7 @@ from tests.lab.watched import Answer
 from tests.web.test_page import QUIET
 
 HEALTHY_S = 60.0
+PAGE_MS = 15_000
 KINDS = "namespaces,clusterroles,clusterrolebindings,priorityclasses,validatingwebhookconfigurations"
 NAMESPACED = "all,secrets,configmaps,serviceaccounts,roles,rolebindings,networkpolicies,poddisruptionbudgets,leases"
 LABEL = "--selector=app.kubernetes.io/name=kubereach"
@@ -125,7 +126,8 @@ def test_the_page_shows_the_cluster(installed: Installed) -> None:
         try:
             page = browser.new_page(viewport={"width": 1440, "height": 900})
             page.goto(f"{origin}/#token={quote(installed.token)}")
-            expect(page.locator("#connection-words")).to_have_text("live", timeout=15_000)
+            expect.set_options(timeout=PAGE_MS)
+            expect(page.locator("#connection-words")).to_have_text("live")
             count = len(installed.plan.nodes)
             expect(page.locator("#headline")).to_have_text("✓ all measured paths are as they should be")
             expect(page.locator("#agents")).to_have_text(f"{count} of {count}")

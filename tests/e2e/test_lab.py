@@ -169,7 +169,7 @@ def test_objects_are_applied_and_deleted_and_a_pod_s_namespace_has_a_name(lab: L
     )
     applied = run("lab", "apply", "--lab", lab.spec.name, "-f", str(manifest))
     assert applied.stdout == "pod/fresh applied\n"
-    lab.kubectl("wait", "-n", "ops", "--for=condition=Ready", "pod/fresh", "--timeout=30s")
+    lab.kubectl("wait", "-n", "ops", "--for=condition=Ready", "pod/fresh", "--timeout=60s", timeout_s=70.0)
     fresh = next(pod for pod in lab.pods() if pod.name == "fresh")
     assert settle({Probe(lab.pod("ops/jumpbox").netns, address, 7000): True for address in fresh.ips}) == []
     run("lab", "delete", "--lab", lab.spec.name, "-f", str(manifest))

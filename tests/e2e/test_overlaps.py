@@ -30,7 +30,9 @@ def test_pools_are_held_against_all_that_has_addresses(installed: Installed) -> 
     pool["spec"] = {"cidr": f"{node.ipv4}/31"}
     installed.kubectl("apply", "-f", "-", stdin=json.dumps(IP_POOLS.object))
     try:
-        installed.kubectl("wait", "--for=condition=Established", "crd", f"ippools.{IP_POOLS.group}", "--timeout=30s")
+        installed.kubectl(
+            "wait", "--for=condition=Established", "crd", f"ippools.{IP_POOLS.group}", "--timeout=60s", timeout_s=70.0
+        )
         installed.kubectl("apply", "-f", "-", stdin=json.dumps(pool))
         installed.wait(lambda: overlaps(installed), ABSENT_S + 10, lambda: "no overlap")
         (found,) = overlaps(installed)
@@ -40,5 +42,5 @@ def test_pools_are_held_against_all_that_has_addresses(installed: Installed) -> 
         )
         assert {claim["who"] for claim in found["claims"]} == {f"address of {node.name}", "IPPool wide"}
     finally:
-        installed.kubectl("delete", "crd", f"ippools.{IP_POOLS.group}", "--timeout=30s")
+        installed.kubectl("delete", "crd", f"ippools.{IP_POOLS.group}", "--timeout=60s", timeout_s=70.0)
     installed.wait(lambda: not overlaps(installed), ABSENT_S, lambda: overlaps(installed))
