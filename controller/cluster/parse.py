@@ -167,6 +167,7 @@ def parse_service(raw: Raw) -> Service:
         external_traffic_policy=spec.get("externalTrafficPolicy") or "Cluster",
         session_affinity=spec.get("sessionAffinity") or "None",
         load_balancer_addresses=tuple(address(i["ip"]) for i in ingress if i.get("ip")),
+        written_at=_written(meta),
     )
 
 

@@ -102,7 +102,7 @@ class ServicePort(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Service(msgspec.Struct, frozen=True, kw_only=True):
-    """A Service. A headless one has no `cluster_ips` ("None" is left out)."""
+    """A Service. A headless one has no `cluster_ips` ("None" is left out). `written_at` is when it was last changed."""
 
     uid: str = ""
     namespace: str
@@ -119,6 +119,7 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     external_traffic_policy: str = "Cluster"
     session_affinity: str = "None"
     load_balancer_addresses: tuple[str, ...] = ()
+    written_at: float = 0.0
 
     @property
     def key(self) -> str:

@@ -276,6 +276,32 @@ def packets_of(flow: Flow, node: str) -> list[Packet]:
     return packets
 
 
+def reference_of(flow: Flow, cluster: ClusterState) -> tuple[Service, Packet] | None:
+    """Another Service, as the flow's source would ask for it: whether the node translates any Service at all."""
+    for service in (cluster.dns_service(), cluster.services.get("default/kubernetes")):
+        if service is None or service is flow.service or flow.service is None or service.key == flow.service.key:
+            continue
+        virtual = next((a for a in service.cluster_ips if ip_address(a).version == flow.family), "")
+        for port in service.ports if virtual else ():
+            if any(b.ready and ip_address(b.address).version == flow.family for b in cluster.backends(service, port)):
+                return service, asked_of(flow, virtual, port.protocol.lower(), port.port)
+    return None
+
+
+def asked_of(flow: Flow, address: str, protocol: str, port: int) -> Packet:
+    """A first packet from the flow's source to an address, as the source's host meets it."""
+    return Packet(
+        family=flow.family,
+        source=flow.source.address,
+        destination=address,
+        protocol=protocol,
+        source_port=REPLY_PORT,
+        destination_port=port,
+        incoming="" if flow.source.pod is None else f"@{flow.source.address}",
+        state="new",
+    )
+
+
 def _icmp_type(flow: Flow, *, reply: bool) -> int:
     if flow.family == 6:
         return 129 if reply else 128

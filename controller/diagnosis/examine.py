@@ -13,7 +13,7 @@ from ipaddress import ip_address
 
 from controller.agents import AgentRegistry, OrderError
 from controller.cluster.state import Pod
-from controller.diagnosis.case import Case, Flow, Site, outer_packets_of, packets_of
+from controller.diagnosis.case import Case, Flow, Site, outer_packets_of, packets_of, reference_of
 from controller.diagnosis.catalogue import CauseType
 from controller.diagnosis.flows import Question, vantage_of
 from controller.diagnosis.trace import Trace
@@ -54,7 +54,7 @@ def first_orders(case: Case, causes: tuple[CauseType, ...]) -> dict[Site, FactsO
             vantage=Vantage(),
             subjects=tuple(sorted(needs)),
             routes_asked=_route_queries(case, node),
-            walks_asked=packets,
+            walks_asked=(*packets, *_reference(case, node)),
             droppers_asked=packets,
         )
     pod_needs = frozenset[str]().union(*(c.pod_needs for c in causes)) if causes else frozenset()
@@ -73,6 +73,12 @@ def _outer(case: Case, node: str) -> tuple[Packet, ...]:
     if not all(addresses):
         addresses = (case.node_address(one, 6), case.node_address(other, 6))
     return tuple(outer_packets_of((one, other), addresses, VXLAN_PORTS, node)) if all(addresses) else ()
+
+
+def _reference(case: Case, node: str) -> tuple[Packet, ...]:
+    flow = case.flow
+    found = reference_of(flow, case.cluster) if flow.virtual_address and node == flow.source.node else None
+    return (found[1],) if found is not None else ()
 
 
 def _route_queries(case: Case, node: str) -> tuple[RouteQuery, ...]:

@@ -9,6 +9,11 @@ import pytest
 
 from controller.cluster.state import ClusterState, Condition, Namespace, Pod, Workload
 from controller.diagnosis import explain
+from controller.diagnosis.case import Place
+from controller.diagnosis.causes.service_not_synced import CAUSE
+from controller.diagnosis.examine import first_orders
+from model.facts import Packet, Walk
+from model.netfilter import RuleRef
 from model.words import Method, Outcome
 from tests.controller.diagnosis import world
 from tests.controller.diagnosis.test_causes import answer, best
@@ -151,3 +156,85 @@ def test_a_service_that_goes_with_its_namespace_is_no_fault(cause):
     changed = replace(state, pods=pods, slices={"shop/web-1": empty}, namespaces={"shop": ending})
     (finding,) = explain.early(world.case(service_flow(), state=changed, at=200.0))
     assert finding.intended
+
+
+def asking(address: str = "10.96.3.7", port: int = 80, protocol: str = "tcp") -> Packet:
+    """A packet of the pod on node-a to a Service's address."""
+    return Packet(
+        family=4,
+        source=service_flow().source.address,
+        destination=address,
+        protocol=protocol,
+        source_port=40000,
+        destination_port=port,
+    )
+
+
+def walked(asked: Packet, *destinations: str, by: RuleRef | None = None) -> Walk:
+    """What becomes of it: translated to one of these, left as it is without any, or refused."""
+    ways = tuple(msgspec.structs.replace(asked, destination=d) for d in destinations) or (asked,)
+    return Walk(
+        asked=asked,
+        verdict="accept" if by is None else "reject",
+        packet=ways[0],
+        decided_by=by,
+        alternatives=ways if len(ways) > 1 else (),
+    )
+
+
+TO_DNS = walked(asking("10.96.0.10", 53, "udp"), "10.244.1.9", "10.244.2.9")
+REFUSED = RuleRef(
+    backend="nft",
+    family=4,
+    table="kube-proxy",
+    chain="cluster-ips-check",
+    position=1,
+    text="reject",
+    owner="kube-proxy",
+)
+SYNCED = [
+    pytest.param([walked(asking()), TO_DNS], 0.0, False, id="left as it is"),
+    pytest.param([walked(asking(), by=REFUSED), TO_DNS], 0.0, False, id="refused by the proxy itself"),
+    pytest.param([walked(asking()), TO_DNS], 195.0, True, id="the Service has only just been written"),
+    pytest.param([walked(asking(), "10.244.2.2"), TO_DNS], 0.0, None, id="translated"),
+    pytest.param([walked(asking(), "10.244.2.2", "10.244.3.2"), TO_DNS], 0.0, None, id="to one of several"),
+    pytest.param([walked(asking()), walked(TO_DNS.asked)], 0.0, None, id="so is every other: no kube-proxy here"),
+    pytest.param([walked(asking())], 0.0, None, id="of others nothing is known"),
+    pytest.param([TO_DNS], 0.0, None, id="nothing is known"),
+    pytest.param(
+        [walked(asking(), by=msgspec.structs.replace(REFUSED, owner="administrator")), TO_DNS],
+        0.0,
+        None,
+        id="a firewall",
+    ),
+    pytest.param(
+        [msgspec.structs.replace(walked(asking()), verdict="unsure", unsure=("bpf",)), TO_DNS], 0.0, None, id="unsure"
+    ),
+]
+
+
+@pytest.mark.parametrize(("walks", "written_at", "intended"), SYNCED)
+def test_a_node_that_translates_other_services_lacks_the_rules_of_one(walks, written_at, intended):
+    """Named with its node; never where the walk is unsure, or where nothing of kube-proxy is at work."""
+    state = world.cluster()
+    service = msgspec.structs.replace(world.SERVICE, written_at=written_at)
+    flow = service_flow()
+    flow = replace(flow, service=service, virtual_address="10.96.3.7", port=80, destination=Place(address="10.96.3.7"))
+    facts = msgspec.structs.replace(world.healthy_facts("node-a"), walks=tuple(walks))
+    found = [
+        f
+        for f in explain.early(world.case(flow, {"node-a": facts}, state=state, at=200.0))
+        if f.cause.code == "service.not_synced"
+    ]
+    assert [f.intended for f in found] == ([] if intended is None else [intended])
+    if found:
+        thing = found[0].cause.object
+        assert (thing.kind, thing.node, thing.namespace, thing.name) == ("Service", "node-a", "shop", "web")
+
+
+def test_the_examiner_asks_for_another_service_beside_one_that_fails():
+    """One packet more at the source's node, to a Service that is there for certain."""
+    flow = replace(service_flow(), virtual_address="10.96.3.7", port=80, destination=Place(address="10.96.3.7"))
+    orders = first_orders(world.case(flow), (CAUSE,))
+    asked = {(p.destination, p.destination_port, p.protocol) for p in orders["node-a", ""].walks_asked}
+    assert asked >= {("10.96.3.7", 80, "tcp"), ("10.96.0.10", 53, "udp")}
