@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 
 from lab import switchboard
-from lab.fault import Broken, FaultError, all_faults
+from lab.client import ApiClient
+from lab.enforcement import guarded
+from lab.fault import Bench, Broken, FaultError, all_faults
 from lab.spec import LabSpec
 from tests.lab.watched import CLEARED_S, NAMED_S, OneAtATime, Watched, matches
 
@@ -101,11 +103,12 @@ class ByHand:
     def run(self, watched: Watched) -> None:
         """Break, look, mend."""
         values = facts(watched)
+        place = self.place.format(**values)
         try:
-            watched.run(self.place, "sh", "-ec", self.do.format(**values))
-            named(watched, self.code, **self.object)
+            watched.run(place, "sh", "-ec", self.do.format(**values))
+            named(watched, self.code, **{key: value.format(**values) for key, value in self.object.items()})
         finally:
-            watched.run(self.place, "sh", "-c", self.undo.format(**values))
+            watched.run(place, "sh", "-c", self.undo.format(**values))
 
 
 VXLAN = ("flannel-vxlan", "calico")
@@ -212,11 +215,11 @@ HANDS = [
     ),
     ByHand(
         "an administrator's rule before those of policies",
-        "node-d",
+        "{guard}",
         "iptables -I FORWARD 1 -p tcp -j ACCEPT",
         "iptables -D FORWARD -p tcp -j ACCEPT",
         "policy.enforcement_stale",
-        {"kind": "iptables-rule", "node": "node-d", "name": "filter/FORWARD/1"},
+        {"kind": "iptables-rule", "node": "{guard}", "name": "filter/FORWARD/1"},
     ),
     ByHand(
         "a rule of policies that outlived them",
@@ -240,6 +243,12 @@ HANDS = [
 ]
 
 
+async def guard(watched: Watched) -> str:
+    """A node with pods to guard: only there does it show that policies are not enforced."""
+    async with ApiClient.from_kubeconfig(Path(watched.state.kubeconfig)) as api:
+        return (await guarded(Bench(watched.plan, api), ""))[0].name
+
+
 def facts(watched: Watched) -> dict[str, str]:
     """Names and addresses that the commands need."""
     plan = watched.plan
@@ -249,7 +258,7 @@ def facts(watched: Watched) -> dict[str, str]:
     values |= {f"{n.name[-1]}_gw": f"10.77.{n.segment}.1" for n in plan.nodes}
     half = d.pod_cidr4.replace("/24", "/25").replace("/26", "/27")
     values |= {"vxlan": vxlan, "d_half": half, "d_cidr6": d.pod_cidr6 or "", "c_routes": ""}
-    values["pods"] = plan.cluster_cidr4
+    values |= {"pods": plan.cluster_cidr4, "guard": asyncio.run(guard(watched))}
     values["d_route6"] = watched.run(
         "node-b", "ip", "-6", "route", "show", "exact", d.pod_cidr6 or "", check=False
     ).strip()
