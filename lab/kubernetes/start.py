@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from lab import netns
-from lab.client import ApiClient, ApiError, Object
+from lab.client import ApiClient, ApiError
 from lab.kubernetes import build, cgroups, mounts, plane
 from lab.manifests import Applier, in_order, read_documents
 from lab.services import ServiceSpec
@@ -23,7 +23,6 @@ SOCKET_S: Final = 60.0
 IMPORT_S: Final = 120.0
 IMPORTS: Final = 2
 RIGHTS_S: Final = 60.0
-NODES_S: Final = 90.0
 
 Keep = Callable[[ServiceSpec], None]
 
@@ -68,7 +67,6 @@ class Kubernetes:
         async with asyncio.TaskGroup() as group:
             for node in plan.nodes:
                 group.create_task(self._start_node(node))
-        await _wait_for_nodes(client)
 
     async def _start_node(self, node: NodeSpec) -> None:
         flannel, kubelet, proxy = plane.node_daemons(self._plan, node, self.enter(node.name))
@@ -106,19 +104,6 @@ async def _wait_for_rights(client: ApiClient) -> None:
                 return
             except ApiError:
                 await asyncio.sleep(0.1)
-
-
-async def _wait_for_nodes(client: ApiClient) -> None:
-    """All pods would go to the node that happens to be Ready first."""
-    async with asyncio.timeout(NODES_S):
-        while not all(map(_takes_pods, await client.list("nodes"))):
-            await asyncio.sleep(0.1)
-
-
-def _takes_pods(node: Object) -> bool:
-    conditions = (node.get("status") or {}).get("conditions") or ()
-    taints = node["spec"].get("taints") or ()
-    return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions) and not taints
 
 
 def node_mounts(containerd_pid: int) -> tuple[str, ...]:

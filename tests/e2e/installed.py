@@ -201,17 +201,18 @@ class Installed(Watched):
         return self._node
 
     def busiest(self) -> str:
-        """The node with the most pods."""
+        """The node with the most pods, of those without the controller."""
         return self._by_pods()[0]
 
     def quietest(self) -> str:
-        """The node with the fewest pods."""
+        """The node with the fewest pods, of those without the controller."""
         return self._by_pods()[-1]
 
     def _by_pods(self) -> list[str]:
         path = "jsonpath={range .items[*]}{.spec.nodeName} {end}"
         found = self.kubectl("get", "pods", "-A", "-o", path).split()
-        return sorted((node.name for node in self.plan.nodes), key=lambda name: -found.count(name))
+        without = (node.name for node in self.plan.nodes if node.name != self.controller_node(fresh=True))
+        return sorted(without, key=lambda name: -found.count(name))
 
     def incidents(self) -> dict[str, Any]:
         """Every incident that the controller knows, resolved ones too, by id."""
