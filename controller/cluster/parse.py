@@ -106,19 +106,22 @@ def parse_pod(raw: Raw) -> Pod:
 
 
 def _started(status: Raw) -> float:
-    containers = status.get("containerStatuses") or ()
-    running = [(c.get("state") or {}).get("running") or {} for c in containers if not c.get("restartCount")]
-    started = [seconds(state.get("startedAt")) for state in running]
-    return max(started) if started and len(started) == len(containers) and all(started) else 0.0
+    again = any(c.get("restartCount") for c in status.get("containerStatuses") or ())
+    starts = _starts(status)
+    return max(starts) if starts and all(starts) and not again else 0.0
+
+
+def _starts(status: Raw) -> list[float]:
+    """When each container that runs was started, 0 for one that does not."""
+    states = ((c.get("state") or {}).get("running") or {} for c in status.get("containerStatuses") or ())
+    return [seconds(state.get("startedAt")) for state in states]
 
 
 def _was_ready(ready: Condition | None, status: Raw) -> bool:
     """Whether a pod that is not ready was so before: its condition then changed after its containers had started."""
     if ready is None or not ready.changed_at:
         return False
-    running = [(c.get("state") or {}).get("running") or {} for c in status.get("containerStatuses") or ()]
-    started = [seconds(state.get("startedAt")) for state in running]
-    return bool(started) and 0.0 < max(started) < ready.changed_at
+    return 0.0 < max(_starts(status), default=0.0) < ready.changed_at
 
 
 def _waiting(status: Raw) -> tuple[str, ...]:

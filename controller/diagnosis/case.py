@@ -25,6 +25,9 @@ Site = tuple[str, str]
 MAIN = 254
 """The main routing table (RT_TABLE_MAIN)."""
 
+THROWN = {"blackhole": (22, "EINVAL"), "unreachable": (113, "EHOSTUNREACH"), "prohibit": (13, "EACCES")}
+"""What the kernel answers for a type of route that throws packets away (fib_props in net/ipv4/fib_semantics.c)."""
+
 REPLY_PORT = 40000
 """Stands for the client's source port where a packet of the way back is asked about."""
 
@@ -37,6 +40,11 @@ class Place:
     node: str = ""
     vantage: Vantage = field(default_factory=Vantage)
     pod: Pod | None = None
+
+    @property
+    def whose(self) -> str:
+        """For what goes there: the pods of a node, a node, or an address."""
+        return f"pods of {self.node}" if self.pod is not None else self.node or self.address
 
     @property
     def site(self) -> Site:

@@ -222,6 +222,6 @@ def listed(watched: Watched, kind: str, namespace: str) -> list[Any]:
 
     async def ask() -> list[Any]:
         async with ApiClient.from_kubeconfig(Path(watched.state.kubeconfig)) as client:
-            return [one for one in await client.list(kind) if one["metadata"]["namespace"] == namespace]
+            return await client.list(kind, namespace)
 
     return asyncio.run(ask())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from controller.diagnosis.case import Case, Place
+from controller.diagnosis.case import THROWN, Case, Place
 from controller.diagnosis.catalogue import CauseType
 from controller.diagnosis.finding import Finding
 from controller.diagnosis.scope import Scope
@@ -12,32 +12,29 @@ from model.diagnosis import Cause, Evidence, Object
 from model.facts import Route
 
 CODE = "node.route_blackhole"
-# What the kernel answers for such a route (fib_props in net/ipv4/fib_semantics.c).
-ERRNOS = {"blackhole": (22, "EINVAL"), "unreachable": (113, "EHOSTUNREACH"), "prohibit": (13, "EACCES")}
 
 
 def find(case: Case) -> Iterator[Finding]:
     """Yield the most specific route for an end of the flow, where it throws packets away and the kernel says so."""
     for node, source, destination, _reply in case.flow.ways():
         route = case.best_route(node, destination.address)
-        if route is None or route.type not in ERRNOS or (destination.node == node and destination.pod is None):
+        if route is None or route.type not in THROWN or (destination.node == node and destination.pod is None):
             continue
         answer = case.route_answer(node, source, destination)
-        number, word = ERRNOS[route.type]
+        number, word = THROWN[route.type]
         # IPv6 says ENETUNREACH or EINVAL for any of them (net/ipv6/route.c).
         if answer is not None and (answer.errno == number or (case.flow.family == 6 and answer.errno)):
             yield _finding(case, node, destination, route, word)
 
 
 def _finding(case: Case, node: str, destination: Place, route: Route, word: str) -> Finding:
-    what = f"pods of {destination.node}" if destination.pod is not None else destination.node or destination.address
     name = f"{route.type} {route.destination}"
     said = f"the kernel of {node} answers {word} for {destination.address}"
     cause = Cause(
         code=CODE,
         confidence=0.98,
         object=Object(kind="route", node=node, name=route.destination, text=name),
-        summary=f"the {route.type} route {route.destination} on {node} throws away what goes to {what}",
+        summary=f"the {route.type} route {route.destination} on {node} throws away what goes to {destination.whose}",
         evidence=(
             Evidence(fact="route", node=node, value=name, says=f"the most specific route for {destination.address}"),
             Evidence(fact="route_get", node=node, value=word, says=said),

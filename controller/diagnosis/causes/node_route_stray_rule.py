@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from controller.diagnosis.case import MAIN, Case, Place, Prefix
+from controller.diagnosis.case import MAIN, THROWN, Case, Place, Prefix
 from controller.diagnosis.catalogue import CauseType
 from controller.diagnosis.finding import Finding
 from controller.diagnosis.scope import Scope
@@ -12,9 +12,8 @@ from model.diagnosis import Cause, Evidence, Object
 from model.facts import PolicyRule, Route
 
 CODE = "node.route_stray_rule"
-# What the kernel answers: for an action of a rule (net/ipv4/fib_rules.c), for a type of route (fib_semantics.c).
+# What the kernel answers for an action of a rule (net/ipv4/fib_rules.c).
 BY_ACTION = {"blackhole": (22, "EINVAL"), "unreachable": (101, "ENETUNREACH"), "prohibit": (13, "EACCES")}
-BY_ROUTE = {"blackhole": (22, "EINVAL"), "unreachable": (113, "EHOSTUNREACH"), "prohibit": (13, "EACCES")}
 OWN_TABLES = {MAIN: "main", 253: "default", 255: "local"}
 
 
@@ -30,7 +29,7 @@ def find(case: Case) -> Iterator[Finding]:
         if found is None:
             continue
         rule, route = found
-        number, word = BY_ACTION[rule.action] if route is None else BY_ROUTE[route.type]
+        number, word = BY_ACTION[rule.action] if route is None else THROWN[route.type]
         # IPv6 says ENETUNREACH or EINVAL for any type of route (net/ipv6/route.c).
         if answer.errno == number or (case.flow.family == 6 and route is not None):
             yield _finding(case, node, destination, rule, route, word)
@@ -55,7 +54,7 @@ def _deciding(
         if route is None or route.type == "throw" or Prefix(route.destination).length <= rule.suppressed:
             continue
         # A route of the main table that throws away is a fault of its own, node.route_blackhole.
-        return (rule, route) if route.type in BY_ROUTE and rule.table not in OWN_TABLES else None
+        return (rule, route) if route.type in THROWN and rule.table not in OWN_TABLES else None
     return None
 
 
@@ -83,14 +82,14 @@ def selector_of(rule: PolicyRule) -> str:
 def _finding(case: Case, node: str, destination: Place, rule: PolicyRule, route: Route | None, word: str) -> Finding:
     text = selector_of(rule)
     then = f", where the {route.type} route {route.destination} is met," if route is not None else ""
-    what = f"pods of {destination.node}" if destination.pod is not None else destination.node or destination.address
     said = f"the kernel of {node} answers {word} for {destination.address}"
     six = "-6 " if rule.family == 6 else ""
     cause = Cause(
         code=CODE,
         confidence=0.97,
         object=Object(kind="routing-rule", node=node, name=str(rule.priority), text=f"{rule.priority}: {text}"),
-        summary=f"the routing rule {rule.priority} on {node} ({text}){then} throws away what goes to {what}",
+        summary=f"the routing rule {rule.priority} on {node} ({text}){then}"
+        f" throws away what goes to {destination.whose}",
         evidence=(
             Evidence(fact="routing_rule", node=node, value=text, says="the first rule that decides over the packet"),
             Evidence(fact="route_get", node=node, value=word, says=said),

@@ -46,13 +46,17 @@ def _walk_to(walks: tuple[Walk, ...], address: str, port: int) -> Walk | None:
 def _is_left(walk: Walk) -> bool:
     """Whether the packet goes on as it came, or is refused in kube-proxy's own name, for want of a rule for it."""
     if walk.verdict == "accept":
-        return all(p.destination == walk.asked.destination for p in walk.alternatives or (walk.packet,))
+        return _destinations(walk) == {walk.asked.destination}
     by = walk.decided_by
     return walk.verdict in {"reject", "drop"} and by is not None and by.owner == PROXY
 
 
 def _is_translated(walk: Walk) -> bool:
-    return all(p.destination != walk.asked.destination for p in walk.alternatives or (walk.packet,))
+    return walk.asked.destination not in _destinations(walk)
+
+
+def _destinations(walk: Walk) -> set[str]:
+    return {p.destination for p in walk.alternatives or (walk.packet,)}
 
 
 def _finding(
