@@ -10,6 +10,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
@@ -18,6 +19,9 @@ from model.probes import Vantage
 
 CLONE_NEWNET: Final = 0x40000000
 OWN: Final = "/proc/self/ns/net"
+MOUNTS: Final = "/proc/self/ns/mnt"
+# Of the fields of /proc/PID/stat behind the name: when it started, in clock ticks since boot (proc_pid_stat(5)).
+STARTED: Final = 19
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 
 T = TypeVar("T")
@@ -173,11 +177,17 @@ def _holds(address: str) -> bool:
     return True
 
 
-def process_in(path: str) -> str | None:
-    """The lowest process id, other than the caller's own, that lives in the namespace."""
+def inhabitants(path: str) -> list[str]:
+    """Ids of the processes that live in a network namespace, the oldest first: younger ones may be visitors.
+
+    In a pod's, a process that shares the caller's mount namespace is another reader or prober of this agent.
+    """
     wanted = identity(path)
-    own = str(os.getpid())
+    strange = {None} if path == OWN else {None, identity(MOUNTS)}
+    found = []
     for pid in _processes():
-        if pid != own and identity(f"/proc/{pid}/ns/net") == wanted:
-            return pid
-    return None
+        if identity(f"/proc/{pid}/ns/net") == wanted and identity(f"/proc/{pid}/ns/mnt") not in strange:
+            with suppress(OSError, ValueError, IndexError):
+                fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+                found.append((int(fields[STARTED]), int(pid), pid))
+    return [pid for _, _, pid in sorted(found)]

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from socket import socket as plain_socket
 from typing import Final
 
+from agent import resolvconf
 from agent.netns import OWN, Found, NamespaceError, call_in
-from agent.probers import resolvconf
 from agent.probers.flight import Hub
 from agent.probers.lanes import LANES, DnsLane, IcmpLane, UdpLane
 from model.facts import Resolver
@@ -77,11 +77,10 @@ class Place:
         return sock
 
     def resolver(self) -> Resolver:
-        """The namespace's resolv.conf, read anew every 30 s."""
+        """The namespace's resolv.conf, read anew every 30 s; without servers where there is none."""
         now = time.monotonic()
         if self._resolver is None or now - self._resolver[0] > _RESOLVER_S:
-            path = resolvconf.path_in(self.found.path) if self.found else ""
-            self._resolver = (now, resolvconf.read(path))
+            self._resolver = (now, resolvconf.or_empty(self.found.path) if self.found else Resolver())
         return self._resolver[1]
 
     def _open_in(self, function: Callable[[], list[plain_socket]]) -> list[plain_socket]:

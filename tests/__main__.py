@@ -3,7 +3,8 @@
     python -m tests [--e2e] [--reports FOLDER] [arguments of pytest]
 
 Of `make test` one has the drills, which are the longest, one all else that needs a lab. Of --e2e each has the labs of
-one combination of network plugin and proxy. With --reports each leaves a JUnit file there.
+one combination of network plugin and proxy. With --reports each leaves a JUnit file there. What failed, and at what,
+stands at the end, where who sees no more than the end of a long output finds it.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
+from xml.etree import ElementTree
 
 TESTS = Path(__file__).resolve().parent
 # Those that break a lab with agents in it, cause by cause, and wait for what is said of it.
@@ -35,6 +38,7 @@ ON_KUBERNETES = {
     "kubernetes, flannel-vxlan": [TESTS / "e2e", "--combination=flannel-vxlan"],
     "kubernetes, flannel-host-gw": [TESTS / "e2e", "--combination=flannel-host-gw"],
 }
+REASON_CHARS = 1500
 
 
 def main() -> int:
@@ -48,11 +52,10 @@ def main() -> int:
         # One at a time speaks; what the others said follows it.
         lanes = ON_KUBERNETES if options.e2e else LANES
         outputs = {name: (Path(folder) / name).open("w+b") for name in list(lanes)[1:]}
+        reports = options.reports or Path(folder)
+        written = {name: reports / f"{re.sub(r'[^a-z]+', '-', name)}.xml" for name in lanes}
         running = {
-            name: _start(
-                [*arguments, *map(str, its), *_report(options.reports, name)],
-                outputs.get(name),
-            )
+            name: _start([*arguments, *map(str, its), f"--junitxml={written[name]}"], outputs.get(name))
             for name, its in lanes.items()
         }
         try:
@@ -64,12 +67,20 @@ def main() -> int:
             with output:
                 output.seek(0)
                 sys.stdout.write(output.read().decode(errors="replace"))
+        for reason in (reason for file in written.values() for reason in _failures(file)):
+            print(reason)
     print(f"{', '.join(f'{name}: {code}' for name, code in codes.items())}; {time.monotonic() - began:.0f} s")
     return max(codes.values())
 
 
-def _report(folder: Path | None, name: str) -> list[str]:
-    return [] if folder is None else [f"--junitxml={folder / re.sub(r'[^a-z]+', '-', name)}.xml"]
+def _failures(report: Path) -> Iterator[str]:
+    """Yield the tests of a JUnit file that failed, each with its reason; none where a lane wrote no file."""
+    if not report.is_file():
+        return
+    for case in ElementTree.parse(report).getroot().iter("testcase"):
+        for found in (*case.iter("failure"), *case.iter("error")):
+            reason = " ".join((found.get("message") or "").split())
+            yield f"failed: {case.get('classname')}::{case.get('name')}: {reason[:REASON_CHARS]}"
 
 
 def _start(arguments: list[str], output: IO[bytes] | None) -> subprocess.Popen[bytes]:

@@ -25,7 +25,6 @@ def main() -> int:
     parser.add_argument("--netns", default="", help="path of the network namespace; the caller's own without")
     parser.add_argument("--cni-conf-dir", default="/etc/cni/net.d")
     parser.add_argument("--cni-bin-dir", default="/opt/cni/bin", help="one or several, with colons in between")
-    parser.add_argument("--proc-root", default="/proc", help="the host's /proc")
     options = parser.parse_args()
     try:
         order = msgspec.json.decode(sys.stdin.buffer.read(), type=FactsOrder)
@@ -39,7 +38,6 @@ def main() -> int:
     context = Context(
         order,
         netns=options.netns,
-        proc_root=options.proc_root,
         cni_conf_dir=options.cni_conf_dir,
         cni_bin_dir=options.cni_bin_dir,
     )

@@ -20,10 +20,9 @@ if TYPE_CHECKING:
 class Context:
     """One reading of one namespace. `netns` is its path, "" for the caller's own."""
 
-    def __init__(self, order: FactsOrder, *, netns: str, proc_root: str, cni_conf_dir: str, cni_bin_dir: str) -> None:
+    def __init__(self, order: FactsOrder, *, netns: str, cni_conf_dir: str, cni_bin_dir: str) -> None:
         self.order = order
         self.netns = netns
-        self.proc_root = Path(proc_root)
         self.cni_conf_dir = Path(cni_conf_dir)
         self.cni_bin_dirs = tuple(Path(one) for one in cni_bin_dir.split(":") if one)
 

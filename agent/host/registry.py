@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from agent.host.context import Context
+from agent.netns import OWN
 from model.facts import FactsOrder
 
 
@@ -56,9 +57,9 @@ def _sockets(_: Context) -> object:
 
 
 def _resolver(context: Context) -> object:
-    from agent.host import resolver
+    from agent import resolvconf
 
-    return resolver.read(context.proc_root)
+    return resolvconf.read(context.netns or OWN)
 
 
 def _cni(context: Context) -> object:

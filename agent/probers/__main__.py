@@ -18,8 +18,9 @@ from typing import Final
 
 import msgspec
 
+from agent import resolvconf
 from agent.netns import OWN, NamespaceError, enter
-from agent.probers import http, resolvconf
+from agent.probers import http
 from agent.probers.drive import Probe, drive
 from agent.probers.registry import PROBES
 from model.facts import Resolver
@@ -33,8 +34,8 @@ _GRACE_S: Final = 0.5
 class HereGround:
     """The namespace in which this process stands."""
 
-    def __init__(self, resolv_conf: str) -> None:
-        self._resolv_conf = resolv_conf
+    def __init__(self, resolver: Resolver) -> None:
+        self._resolver = resolver
 
     def socket(self, family: int, kind: int, protocol: int = 0) -> socket.socket:
         """See `Ground`."""
@@ -44,7 +45,7 @@ class HereGround:
 
     def resolver(self) -> Resolver:
         """See `Ground`."""
-        return resolvconf.read(self._resolv_conf)
+        return self._resolver
 
 
 def run(order: ProbeOrder, ground: HereGround, ca: str) -> ProbeResult:
@@ -80,10 +81,10 @@ def main() -> int:
     try:
         order = msgspec.json.decode(sys.stdin.buffer.read(), type=ProbeOrder)
         needs_names = order.method in (Method.HTTP, Method.DNS) and not order.address
-        resolv_conf = resolvconf.path_in(options.netns) if needs_names else ""
+        resolver = resolvconf.or_empty(options.netns) if needs_names else Resolver()
         if options.netns != OWN:
             enter(options.netns)
-        result = run(order, HereGround(resolv_conf), options.ca)
+        result = run(order, HereGround(resolver), options.ca)
     except (msgspec.DecodeError, NamespaceError) as error:
         result = ProbeResult(error=str(error))
     sys.stdout.buffer.write(msgspec.json.encode(result))

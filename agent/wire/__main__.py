@@ -107,6 +107,9 @@ class Trace:
                     ends = min(ends, time.monotonic() + TAIL_S)
                 elif b"send" in words and self._sender is not None:
                     self._sender.begin(time.monotonic())
+        # On a busy node the time may be over while packets wait that came in time.
+        for fileno in self._watch.filenos():
+            self._watch.take(fileno)
 
     def _told(self) -> Traced:
         seen, kept, missed = self._watch.result()

@@ -46,7 +46,7 @@ async def ground(tmp_path: Path) -> AsyncIterator[Ground]:
         home, host, pod = net.add("ctl", 1), net.add("a", 2), net.add("p", 22)
         add_pod(tmp_path, POD.pod_uid, pod)
         netns.run_sync(host, ["iptables", "-A", "INPUT", "-s", "10.9.0.99", "-j", "DROP"])
-        drop = ["setpriv", "--reuid", SOMEBODY, "--regid", SOMEBODY, "--clear-groups"]
+        drop = ["unshare", "-m", "setpriv", "--reuid", SOMEBODY, "--regid", SOMEBODY, "--clear-groups"]
         process = await asyncio.create_subprocess_exec(*netns.nsenter_argv(pod, [*drop, "sleep", "300"]))
         try:
             ip(host, "route", "add", "10.50.0.0/24", "via", "10.9.0.1")
@@ -64,7 +64,6 @@ def orders() -> dict[str, Order]:
         return ProbeOrder(vantage=vantage, method=method, family=4, address="10.9.0.1", port=port, count=1)
 
     asked = {
-        # First of all: a child of another order that still visits the pod's namespace would pass for an inhabitant.
         "resolver of the pod": FactsOrder(vantage=POD, subjects=("resolver",)),
         "probe from the host": probe(HOST, Method.TCP, 8703),
         "ping from the host": probe(HOST, Method.ICMP),

@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -280,7 +281,7 @@ def test_healthy_traces_stop_nowhere_and_leave_nothing(watched: Watched) -> None
     """No false stop; and rules, namespaces, packet sockets, processes, open files and folders are as they were before."""
     values = values_of(watched)
     pairs = [(values["pod_b"], values["pod_c"]), ("node/node-a", "node/node-c"), ("shop/frontend", "svc/shop/cart")]
-    before, held = things(watched), open_files(watched)
+    before, held = at_rest(watched), open_files(watched)
     for number in range(HEALTHY_TRACES):
         source, destination = pairs[number % len(pairs)]
         body = {"source": source, "destination": destination, "family": 4, "count": 1, "trace": True}
@@ -289,10 +290,10 @@ def test_healthy_traces_stop_nowhere_and_leave_nothing(watched: Watched) -> None
         assert (report["verdict"], trace["sent"], trace["answered"], trace.get("stop")) == ("healthy", 5, 5, None), (
             report
         )
-    watched.wait(lambda: things(watched) == before, 10, lambda: (before, things(watched)))
+    watched.wait(lambda: not more(before, things(watched)), 30, lambda: more(before, things(watched)))
     # Probes of the agents come and go; a pipe that each trace left would show.
     watched.wait(
-        lambda: all(open_files(watched)[node] < held[node] + HEALTHY_TRACES for node in held), 10, lambda: held
+        lambda: all(open_files(watched)[node] < held[node] + HEALTHY_TRACES for node in held), 30, lambda: held
     )
 
 
@@ -302,6 +303,18 @@ def open_files(watched: Watched) -> dict[str, int]:
     return {node: len(list(Path(f"/proc/{pid}/fd").iterdir())) for node, pid in agents.items()}
 
 
+def at_rest(watched: Watched) -> dict[str, Any]:
+    """What is there when nothing is going on: the same twice, a moment apart."""
+    seen = [things(watched)]
+
+    def is_still() -> bool:
+        seen.append(things(watched))
+        return seen[-1] == seen[-2]
+
+    watched.wait(is_still, 30, lambda: (seen[-2], seen[-1]))
+    return seen[-1]
+
+
 def things(watched: Watched) -> dict[str, Any]:
     """What a trace could leave behind."""
     agents = api.status(watched.spec.name)["pids"]["agents"]
@@ -309,17 +322,29 @@ def things(watched: Watched) -> dict[str, Any]:
     files = [
         path.name for path in Path(tempfile.gettempdir()).iterdir() if path.name.startswith(("kubereach", "scapy"))
     ]
-    found: dict[str, Any] = {"namespaces": sorted(ours), "files": sorted(files)}
+    found: dict[str, Any] = {"namespaces": set(ours), "files": set(files)}
     for node, pid in agents.items():
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         found[node] = {
             "children": len(children),
-            "sockets": watched.run(
-                node, "sh", "-c", "cat /proc/net/packet /proc/net/raw /proc/net/raw6 | wc -l"
-            ).strip(),
-            "rules": rules(watched.run(node, "nft", "-s", "list", "ruleset")),
+            "sockets": int(watched.run(node, "sh", "-c", "cat /proc/net/packet /proc/net/raw /proc/net/raw6 | wc -l")),
+            "rules": Counter(rules(watched.run(node, "nft", "-s", "list", "ruleset"))),
             "legacy": watched.run(node, "sh", "-c", "iptables-legacy-save").count("\n-A"),
         }
+    return found
+
+
+def more(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
+    """What there is more of than before."""
+    found = {}
+    for key, was in before.items():
+        now = after[key]
+        if isinstance(was, dict) and not isinstance(was, Counter):
+            left: Any = more(was, now)
+        else:
+            left = now - was if not isinstance(was, int) else max(0, now - was)
+        if left:
+            found[key] = left
     return found
 
 

@@ -38,7 +38,7 @@ def droppers(router: Router, packet: Packet) -> dict[tuple[object, ...], Dropper
     order = FactsOrder(vantage=Vantage(), droppers_asked=(packet,))
 
     def read() -> tuple[Dropper, ...]:
-        context = Context(order, netns="", proc_root="/proc", cni_conf_dir="", cni_bin_dir="")
+        context = Context(order, netns="", cni_conf_dir="", cni_bin_dir="")
         with context.netlink:
             return Firewall(context).droppers()
 

@@ -210,24 +210,6 @@ def test_sockets(namespace: str) -> None:
     assert found == {("tcp", 4, "10.70.1.1", 8081), ("tcp", 6, "::", 8082), ("udp", 4, "127.0.0.1", 8083)} | vxlan
 
 
-def test_resolver_of_the_oldest_process(namespace: str, tmp_path: Path) -> None:
-    """resolv.conf is that of the process which lives in the namespace longest."""
-    file = tmp_path / "resolv.conf"
-    file.write_text("# comment\nnameserver 10.96.0.10\nsearch a.svc b\noptions ndots:5 timeout:1\noptions edns0\n")
-    with subprocess.Popen(
-        ["nsenter", f"--net=/run/netns/{namespace}", "unshare", "-m", "sh", "-c",
-         'mount --bind "$0" /etc/resolv.conf && echo ready && exec sleep 60', str(file)], stdout=subprocess.PIPE,
-    ) as pod:  # fmt: skip
-        try:
-            assert pod.stdout and pod.stdout.readline() == b"ready\n"
-            found = ask(namespace, "resolver").resolver
-        finally:
-            pod.kill()
-    assert found is not None
-    assert (found.nameservers, found.search) == (("10.96.0.10",), ("a.svc", "b"))
-    assert found.options == ("ndots:5", "timeout:1", "edns0")
-
-
 def test_cni(namespace: str, tmp_path: Path) -> None:
     """Files in the runtime's order, with the plugins that are missing; a broken one says why."""
     configurations, programs = tmp_path / "net.d", tmp_path / "bin"
