@@ -48,14 +48,14 @@ async def test_a_new_agent_clears_away(bed: Bed) -> None:
     kill_an_armed_trace(bed.a)
     assert "kubereach_trace" in tables(bed.a)
     async with agent(bed.a, "a", "10.9.0.2", "10.9.0.1", bed.folder) as running:
-        await until(lambda: tables(bed.a) == "", 10, "no table left")
-        await until(lambda: "leftovers of a killed rule trace are removed" in running.log(), 5, "said so")
+        await until(lambda: tables(bed.a) == "", "no table left")
+        await until(lambda: "leftovers of a killed rule trace are removed" in running.log(), "said so")
 
 
 async def test_an_order_that_is_cut_short_clears_away(bed: Bed) -> None:
     """An order that is not done in its time is killed with its trace; when its answer comes, the table is gone."""
     async with agent(bed.a, "a", "10.9.0.2", "10.9.0.1", bed.folder):
-        await until(lambda: bed.controller.hellos, 10, "the agent's hello")
+        await until(lambda: bed.controller.hellos, "the agent's hello")
         order = Order(order=7, timeout_ms=2000, facts=FactsOrder(vantage=HOST, rule_trace_asked=LONG))
         answer = await bed.controller.ask(order)
         assert bed.controller.armed == [7]

@@ -62,7 +62,7 @@ async def _resident() -> Figures:
                     fake.plan = plan_of(*_tasks(PEERS, round(PEERS / rate * 1000)), digest=str(rate))
                     async with agent(node, "a", "10.9.0.2", "10.9.0.1", Path(folder)) as running:
                         # Every task is probed once soon after it is new; what follows is the steady rate.
-                        await until(lambda: len({o.task for o in fake.observations()}) == PEERS, 60, "first round")
+                        await until(lambda: len({o.task for o in fake.observations()}) == PEERS, "first round", 60)
                         await asyncio.sleep(5)
                         before, count = cpu_s(running.pid), len(fake.observations())
                         started = time.monotonic()

@@ -47,7 +47,7 @@ async def measure(crowd: Callable[[str], None], orders: dict[str, FactsOrder]) -
                 )
                 more = ("--rate-limit", str(2 * TASKS * 1000 / INTERVAL_MS))
                 async with agent(node, "a", "10.9.0.2", "10.9.0.1", Path(folder), *more) as running:
-                    await until(lambda: len({o.task for o in fake.observations()}) == TASKS, 30, "first round")
+                    await until(lambda: len({o.task for o in fake.observations()}) == TASKS, "first round", 30)
                     await asyncio.sleep(2)
                     figures = await _during(fake, QUIET, lambda: asyncio.sleep(0.1))
                     for name, order in orders.items():
@@ -78,7 +78,7 @@ async def _during(fake: FakeController, name: str, action: Callable[[], Awaitabl
         times += 1
     took = time.monotonic() - began
     # The last status tells of the time up to it.
-    await until(lambda: len(fake.statuses) > statuses + 1, 15, "a status")
+    await until(lambda: len(fake.statuses) > statuses + 1, "a status")
     seen: list[Observation] = [one for _, one in fake.arrivals[first:]]
     trips = sorted(one.rtt_us for one in seen if one.outcome is Outcome.OK)
     lost = sum(one.outcome is not Outcome.OK for one in seen)

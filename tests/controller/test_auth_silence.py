@@ -56,7 +56,7 @@ async def test_whoever_was_let_in_stays_in_and_hardly_waits(monkeypatch: pytest.
     began = time.monotonic()
     for _ in range(50):
         assert (await door.person("known", READ)).name == "somebody"
-    assert time.monotonic() - began < 0.5
+    assert time.monotonic() - began < 5, "each would wait for 0.2 s"
     with pytest.raises(DeniedError) as refused:
         await door.person("stranger", READ)
     assert refused.value.status == 503

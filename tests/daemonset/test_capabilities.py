@@ -98,7 +98,7 @@ async def work(ground: Ground, capabilities: tuple[str, ...]) -> set[str]:
     kept = ",".join(f"+{name.lower()}" for name in capabilities)
     launcher = ("setpriv", "--no-new-privs", "--inh-caps", "-all", "--bounding-set", f"-all,{kept}")
     async with agent(ground.host, "a", "10.9.0.2", "10.9.0.1", ground.folder, launcher=launcher) as running:
-        await until(lambda: ground.controller.sockets, 15, f"the agent connects: {running.log()}")
+        await until(lambda: ground.controller.sockets, f"the agent connects: {running.log()}")
         asked = orders()
         answers = await asyncio.gather(*(ground.controller.ask(order, 30.0) for order in asked.values()))
         return {

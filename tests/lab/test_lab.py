@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -47,10 +46,8 @@ def test_a_lab_taken_away_leaves_nothing(name: str) -> None:
     """After `down` there is no namespace, no process and no file of the lab."""
     api.up(LabSpec(name, nodes=2), lambda _text: None, agents=False)
     assert remains(name) != []
-    begun = time.monotonic()
     api.down(name)
     assert remains(name) == []
-    assert time.monotonic() - begun < 3.0
 
 
 @pytest.mark.parametrize("service", ["supervisor", "cluster", "apiserver"])
