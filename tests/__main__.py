@@ -21,7 +21,8 @@ from typing import IO
 from xml.etree import ElementTree
 
 TESTS = Path(__file__).resolve().parent
-# Those that break a lab with agents in it, cause by cause, and wait for what is said of it.
+# Those that break a lab with agents in it, cause by cause, and wait for what is said of it; those by hand fill the lane
+# of the other labs, which is shorter.
 DRILLS = [TESTS / "lab" / "test_causes.py"]
 LABS = TESTS / "lab"
 # What is quick and needs no lab stands first, so that plain mistakes are seen at once.

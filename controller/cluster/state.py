@@ -83,6 +83,11 @@ class Pod(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.namespace}/{self.name}"
 
     @property
+    def is_endpoint(self) -> bool:
+        """Whether it is one of our own that probes come from and go to."""
+        return ENDPOINT_LABELS.items() <= self.labels.items()
+
+    @property
     def workload(self) -> tuple[str, str]:
         """Kind and name of what people made that made this pod: of a ReplicaSet its Deployment; of nothing, itself."""
         generation = self.labels.get("pod-template-hash", "")
@@ -306,12 +311,11 @@ class ClusterState:
     @cached_property
     def endpoint_pods(self) -> Mapping[str, Pod]:
         """Our own endpoint pod by node: the one that is not ending, has an address, and is newest."""
-        wanted = ENDPOINT_LABELS.items()
         own = [
             pod
             for pod in self.pods.values()
             if pod.node and pod.addresses and not pod.deleting and not pod.host_network
-            if pod.phase not in FINISHED and wanted <= pod.labels.items()
+            if pod.phase not in FINISHED and pod.is_endpoint
         ]
         return {pod.node: pod for pod in sorted(own, key=lambda p: (p.ready, p.created_at, p.uid))}
 

@@ -141,6 +141,23 @@ class Case:
         facts = self.host(node)
         return next((link for link in (facts.links or ()) if link.name == name), None) if facts else None
 
+    def cable(self, place: Place) -> tuple[Link, Link] | None:
+        """A pod's own device and its other end on the host, where both are known."""
+        facts, host = self.facts.get(place.site), self.host(place.node)
+        if place.pod is None or facts is None or host is None:
+            return None
+        ends = ((own, far) for own in facts.links or () for far in host.links or () if _are_ends(own, far))
+        return next(ends, None)
+
+    def bridge_of_pods(self, place: Place) -> Link | None:
+        """The bridge of the node that holds the address by which a pod leaves its subnet; None without such a one."""
+        facts, host = self.facts.get(place.site), self.host(place.node)
+        if place.pod is None or facts is None or host is None:
+            return None
+        gateways = {route.gateway for route in facts.routes or () if route.gateway}
+        holding = {a.device for a in host.addresses or () if a.address in gateways}
+        return next((k for k in host.links or () if k.kind == "bridge" and k.name in holding), None)
+
     def sysctl(self, node: str, key: str) -> str | None:
         """A sysctl of a node's host namespace, by its dotted name."""
         facts = self.host(node)
@@ -237,6 +254,11 @@ def _identity(rule: RuleRef) -> tuple[object, ...]:
     return (rule.backend, rule.family, rule.table, rule.chain, rule.position, rule.text)
 
 
+def _are_ends(one: Link, other: Link) -> bool:
+    veths = one.kind == other.kind == "veth"
+    return veths and (one.peer_index, one.index) == (other.index, other.peer_index)
+
+
 class Prefix:
     """A CIDR with membership by address text; "default" and "" are the whole family of whatever is asked."""
 
@@ -263,25 +285,31 @@ def packets_of(flow: Flow, node: str) -> list[Packet]:
 
     The incoming device is left to the host ("@ADDRESS": through which it reaches the sender), since only it knows.
     """
-    packets = []
-    for where, source, destination, reply in flow.ways():
-        if where != node:
-            continue
-        local = source.node == node and source.pod is None
-        packets.append(
-            Packet(
-                family=flow.family,
-                source=source.address,
-                destination=destination.address,
-                protocol=flow.protocol,
-                source_port=flow.port if reply else REPLY_PORT,
-                destination_port=REPLY_PORT if reply else flow.port,
-                icmp_type=_icmp_type(flow, reply=reply),
-                incoming="" if local else f"@{source.address}",
-                state="established" if reply else "new",
-            )
-        )
-    return packets
+    return [
+        _packet(flow, source, destination, reply=reply, local=source.node == node and source.pod is None)
+        for where, source, destination, reply in flow.ways()
+        if where == node
+    ]
+
+
+def packets_in_pod(flow: Flow, end: Place) -> list[Packet]:
+    """The packets of a flow as the network namespace of the pod at one of its ends meets them: there and back."""
+    ways = ((flow.source, flow.destination, False), (flow.destination, flow.source, True))
+    return [_packet(flow, one, other, reply=reply, local=one == end) for one, other, reply in ways]
+
+
+def _packet(flow: Flow, source: Place, destination: Place, *, reply: bool, local: bool) -> Packet:
+    return Packet(
+        family=flow.family,
+        source=source.address,
+        destination=destination.address,
+        protocol=flow.protocol,
+        source_port=flow.port if reply else REPLY_PORT,
+        destination_port=REPLY_PORT if reply else flow.port,
+        icmp_type=_icmp_type(flow, reply=reply),
+        incoming="" if local else f"@{source.address}",
+        state="established" if reply else "new",
+    )
 
 
 def reference_of(flow: Flow, cluster: ClusterState) -> tuple[Service, Packet] | None:

@@ -249,17 +249,13 @@ class Diagnoser:
         return (replace(findings[0], cause=told), *findings[1:])
 
     def _open(self, findings: tuple[Finding, ...], first_sign: float, path: Path) -> None:
-        """Open one incident for each object that is at fault; it replaces an inconclusive one."""
+        """Open one incident for each object that is at fault; it replaces what said less."""
         explained = [f for f in findings if f.scope.covers(path)] or [findings[0]]
         best = explained[0]
         others = tuple(f for f in findings if f is not best)
         wrong = [s.path for s in self._matrix.not_ok() if fails_wrongly(s) or passes_wrongly(s)]
-        for entry in self._book.open_entries():
-            vague = entry.incident.causes[0].code == explain.INCONCLUSIVE
-            riddles = [p for p in wrong if any(s.covers(p) for s in entry.scopes)]
-            solved = all(best.scope.covers(p) for p in riddles) or path in riddles
-            if vague and best.cause.code != explain.INCONCLUSIVE and solved:
-                self._book.resolve(entry.incident.id)
+        for key in localise.superseded(self._book.open_entries(), best.cause, best.scope, wrong, path):
+            self._book.resolve(key)
         concerned_ = [p for p in wrong if best.scope.covers(p)] or [path]
         self._book.open((best, *others), first_sign, cells_of(tuple(concerned_)))
 

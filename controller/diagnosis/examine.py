@@ -13,7 +13,7 @@ from ipaddress import ip_address
 
 from controller.agents import AgentRegistry, OrderError
 from controller.cluster.state import Pod
-from controller.diagnosis.case import Case, Flow, Site, outer_packets_of, packets_of, reference_of
+from controller.diagnosis.case import Case, Flow, Site, outer_packets_of, packets_in_pod, packets_of, reference_of
 from controller.diagnosis.catalogue import CauseType
 from controller.diagnosis.flows import Question, vantage_of
 from controller.diagnosis.trace import Trace
@@ -132,8 +132,12 @@ class Examiner:
         orders = {
             site: FactsOrder(vantage=Vantage(), droppers_asked=order.droppers_asked, routes_asked=order.routes_asked)
             for site, order in first_orders(case, ()).items()
-            if site[0] not in case.silent and not site[1]
+            if site[0] not in case.silent
         }
+        for end in (case.flow.source, case.flow.destination):
+            if end.pod is not None and end.node and end.node not in case.silent:
+                packets = tuple(packets_in_pod(case.flow, end))
+                orders[end.site] = FactsOrder(vantage=end.vantage, walks_asked=packets)
         return replace(case, after=(await self._ask(orders, FACTS_S)).facts)
 
     async def _trace(self, case: Case) -> Trace | None:

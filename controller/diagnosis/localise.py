@@ -5,14 +5,16 @@ Pure: statuses in, choices out. Time is an argument, in seconds.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from controller.diagnosis.explain import INCONCLUSIVE
 from controller.diagnosis.scope import Scope
-from controller.incident.book import Entry
+from controller.incident.book import Entry, key_of
 from controller.matrix.cells import ENFORCED_S, is_well
 from controller.matrix.paths import PathStatus
 from controller.plan.paths import Path
+from model.diagnosis import Cause
 from model.words import CellState, MatrixKind, Method, Outcome, Verdict
 
 SETTLE_S = 0.7
@@ -99,6 +101,28 @@ def review(
             healed.append(entry.incident.id)
     unexplained = tuple(s for s in symptoms if s.path.id not in explained)
     return Review(tuple(healed), failing_of, frozenset(healthy), unexplained)
+
+
+def superseded(
+    entries: Iterable[Entry], best: Cause, scope: Scope, wrong: Collection[Path], path: Path
+) -> Iterator[str]:
+    """Yield the open incidents that a new finding answers better: riddles, and narrower words for the same way.
+
+    An incident on a path names no thing to mend: where packets were lost is put into words by what was seen to fail
+    when it was looked at, and in the first second that is often but a part.
+    """
+    for entry in entries:
+        known = entry.incident.causes[0]
+        if known.object.kind != "path" or key_of(known) == key_of(best):
+            continue
+        its = [p for p in wrong if any(s.covers(p) for s in entry.scopes)]
+        covered = all(scope.covers(p) for p in its)
+        if known.code == INCONCLUSIVE and best.code != INCONCLUSIVE:
+            answered = covered or path in its
+        else:
+            answered = known.code == best.code and covered and bool(its)
+        if answered:
+            yield entry.incident.id
 
 
 def _some_pass(entry: Entry, statuses: Mapping[str, PathStatus]) -> bool:

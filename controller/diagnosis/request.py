@@ -135,7 +135,7 @@ def _to_place(
 
 def _default_of_pod(pod: Pod) -> tuple[Method, int]:
     """What a pod is asked by default: its first declared TCP port, or an echo where it declares none."""
-    if pod.labels.get("app.kubernetes.io/component") == "endpoint":
+    if pod.is_endpoint:
         return Method.UDP, ENDPOINT_PORT
     declared = [p for p in pod.container_ports if p.protocol == "TCP"]
     return (Method.TCP, declared[0].port) if declared else (Method.ICMP, 0)

@@ -12,11 +12,12 @@ from lab import switchboard
 from lab.fault import all_faults
 from tests.e2e.conftest import COMBINATIONS, spec_of
 from tests.e2e.installed import Installed
-from tests.lab.test_causes import HANDS, TRACED, ByHand, ByTwin, dealt
+from tests.lab.by_hand import HANDS, ByHand
+from tests.lab.drills import ALIKE, ByTwin, dealt
 from tests.lab.watched import CLEARED_S
 
 # Neither Services nor DNS nor the lab's enforcement of policies know how packets travel between nodes.
-ALIKE = ("service.", "dns.", "policy.")
+ANYWHERE = ("service.", "dns.", "policy.")
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +35,7 @@ def drills() -> list[object]:
     for kind in COMBINATIONS:
         for fault in all_faults():
             kinds = [one for one in COMBINATIONS if fault.applies(spec_of(one))]
-            if kinds and (fault.code in TRACED or fault.code.startswith(ALIKE)):
+            if kinds and (fault.code in ALIKE or fault.code.startswith(ANYWHERE)):
                 kinds = dealt(fault.code, kinds)
             if kind in kinds:
                 found.append(pytest.param(kind, ByTwin(fault.code), id=f"{kind[0]}-{fault.code}"))

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from lab import switchboard
 from lab.spec import CNIS, PROXIES, LabSpec
 from tests.lab.labs import Lab
-from tests.lab.watched import OneAtATime, Watched
+from tests.lab.watched import CLEARED_S, OneAtATime, Watched
 
 COMBINATIONS = [(cni, proxy) for cni in CNIS for proxy in PROXIES]
 
@@ -37,3 +40,13 @@ def labs() -> Iterator[OneAtATime[Watched]]:
     kept = OneAtATime(Watched, Watched.wait_healthy)
     yield kept
     kept.end()
+
+
+@pytest.fixture
+def drilled(request: pytest.FixtureRequest, labs: OneAtATime[Watched]) -> Iterator[Watched]:
+    """A watched lab of the network plugin and proxy that are asked for, without fault before the test and after it."""
+    cni, proxy = request.param
+    lab = labs.of(LabSpec(f"c{os.getpid()}", cni=cni, proxy=proxy))
+    lab.wait_healthy(CLEARED_S)
+    yield lab
+    asyncio.run(switchboard.heal(lab.plan, Path(lab.state.kubeconfig)))

@@ -1,323 +1,55 @@
-"""Every fault of the switchboard, and the same causes broken by hand in another way: the right cause, the right object,
-nothing beside it, by itself and by `kubereach probe`; and all is clear after healing.
+"""Every fault of the switchboard: the right cause, the right object, nothing beside it, by itself and by `kubereach
+probe`; and all is clear after healing.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
-import os
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from lab import switchboard
-from lab.client import ApiClient
-from lab.enforcement import guarded
-from lab.fault import Bench, Broken, FaultError, all_faults
+from lab.fault import FaultError, all_faults
 from lab.spec import LabSpec
-from tests.lab.watched import CLEARED_S, NAMED_S, OneAtATime, Watched, matches
-
-TRACED = frozenset(
-    {"cni.masquerade_missing", "cni.veth_down", "cni.vtep_wrong", "node.route_blackhole", "node.rp_filter"}
-)
-LABS = (("flannel-vxlan", "iptables"), ("flannel-host-gw", "nftables"), ("calico", "iptables"))
-
-
-@pytest.fixture
-def watched(request: pytest.FixtureRequest, labs: OneAtATime[Watched]) -> Watched:
-    """A watched lab of the network plugin that is asked for, healthy at the start."""
-    cni, proxy = request.param
-    return labs.of(LabSpec(f"c{os.getpid()}", cni=cni, proxy=proxy))
-
-
-@pytest.fixture(autouse=True)
-def healthy(watched: Watched) -> Iterator[None]:
-    """Every test begins and ends in a lab without fault."""
-    watched.wait_healthy(CLEARED_S)
-    yield
-    asyncio.run(switchboard.heal(watched.plan, Path(watched.state.kubeconfig)))
-
-
-def named(watched: Watched, code: str, **wanted: str) -> None:
-    """Wait for the one incident, and hold that nothing else was blamed."""
-    watched.wait(
-        lambda: any(matches(i, code, **wanted) for i in watched.open_incidents()), NAMED_S, lambda: said(watched)
-    )
-    others = [i for i in watched.open_incidents() if not matches(i, code, **wanted)]
-    assert others == [], said(watched)
-
-
-def said(watched: Watched) -> str:
-    """The open incidents in short, and what is not as it should be."""
-    causes = [
-        [i["causes"][0]["code"], i["causes"][0]["object"], i["causes"][0]["summary"]] for i in watched.open_incidents()
-    ]
-    return f"{json.dumps(causes)}; {watched.healthy()}"
-
-
-@dataclass(frozen=True)
-class ByTwin:
-    """A break by the switchboard: named with its object in the background and on demand; healed, it clears."""
-
-    code: str
-
-    def run(self, watched: Watched) -> None:
-        """Break, look, heal."""
-        kubeconfig = Path(watched.state.kubeconfig)
-        made = asyncio.run(switchboard.break_it(watched.plan, kubeconfig, self.code))
-        expected = made.expected[0]
-        wanted = {"kind": expected.kind, "node": expected.node, "namespace": expected.namespace, "name": expected.name}
-        if made.opens:
-            named(watched, expected.code, **wanted)
-        else:
-            watched.wait(lambda: self._says(watched, made, wanted), NAMED_S, lambda: made.says)
-        if made.probe:
-            answer = watched.kubereach("probe", *made.probe, "-o", "json")
-            assert answer.code == made.exit_code, answer
-            assert matches(answer.json, expected.code, **wanted), answer.out
-        assert made.opens or watched.open_incidents() == [], said(watched)
-        asyncio.run(switchboard.heal(watched.plan, kubeconfig, self.code))
-
-    @staticmethod
-    def _says(watched: Watched, made: Broken, wanted: dict[str, str]) -> bool:
-        """Whether a probe names the cause: a policy takes a moment to be in force."""
-        answer = watched.kubereach("probe", *made.probe, "-o", "json").json
-        return bool(answer["causes"]) and matches(answer, made.expected[0].code, **wanted)
-
-
-@dataclass(frozen=True)
-class ByHand:
-    """A break by raw commands: another chain, mask, device or family than the twin's; what must be named; the mend."""
-
-    name: str
-    place: str
-    do: str
-    undo: str
-    code: str
-    object: dict[str, str]
-    cnis: tuple[str, ...] = ("flannel-vxlan", "flannel-host-gw", "calico")
-
-    def run(self, watched: Watched) -> None:
-        """Break, look, mend."""
-        values = facts(watched)
-        place = self.place.format(**values)
-        try:
-            watched.run(place, "sh", "-ec", self.do.format(**values))
-            named(watched, self.code, **{key: value.format(**values) for key, value in self.object.items()})
-        finally:
-            watched.run(place, "sh", "-c", self.undo.format(**values))
-
-
-VXLAN = ("flannel-vxlan", "calico")
-HANDS = [
-    ByHand(
-        "address gone",
-        "node-c",
-        "ip addr del {c}/24 dev eth0",
-        "ip addr add {c}/24 dev eth0; ip route replace default via {c_gw}{c_routes}",
-        "node.uplink_down",
-        {"kind": "device", "node": "node-c", "name": "eth0"},
-        ("flannel-vxlan", "calico"),
-    ),
-    ByHand(
-        "forwarding of the bridge off",
-        "node-c",
-        "sysctl -qw net.ipv4.conf.cni0.forwarding=0",
-        "sysctl -qw net.ipv4.conf.cni0.forwarding=1",
-        "node.ip_forward_off",
-        {"kind": "sysctl", "node": "node-c", "name": "net.ipv4.conf.cni0.forwarding"},
-        ("flannel-vxlan", "flannel-host-gw"),
-    ),
-    ByHand(
-        "IPv6 forwarding off",
-        "node-c",
-        "sysctl -qw net.ipv6.conf.all.forwarding=0",
-        "sysctl -qw net.ipv6.conf.all.forwarding=1",
-        "node.ip_forward_off",
-        {"kind": "sysctl", "node": "node-c", "name": "net.ipv6.conf.all.forwarding"},
-    ),
-    ByHand(
-        "native nftables",
-        "node-d",
-        "nft add table inet fw; nft add chain inet fw f '{{ type filter hook forward priority -5; }}'; nft add rule inet fw f udp dport 8700 drop",
-        "nft delete table inet fw",
-        "node.firewall_drop",
-        {"kind": "nft-rule", "node": "node-d", "name": "fw/f/1"},
-    ),
-    ByHand(
-        "iptables-legacy",
-        "node-d",
-        "iptables-legacy -A FORWARD -p udp --dport 8700 -j DROP",
-        "iptables-legacy -D FORWARD -p udp --dport 8700 -j DROP",
-        "node.firewall_drop",
-        {"kind": "iptables-rule", "node": "node-d", "name": "filter/FORWARD/1"},
-    ),
-    ByHand(
-        "host's INPUT rejects",
-        "node-d",
-        "iptables -I INPUT 1 -p udp --dport 8701 -j REJECT",
-        "iptables -D INPUT -p udp --dport 8701 -j REJECT",
-        "node.firewall_drop",
-        {"kind": "iptables-rule", "node": "node-d", "name": "filter/INPUT/1"},
-    ),
-    ByHand(
-        "tunnel dropped at the receiver",
-        "node-d",
-        "iptables -I INPUT 1 -p udp -m multiport --dports 4789,8472 -j DROP",
-        "iptables -D INPUT -p udp -m multiport --dports 4789,8472 -j DROP",
-        "node.firewall_drop",
-        {"kind": "iptables-rule", "node": "node-d", "name": "filter/INPUT/1"},
-        VXLAN,
-    ),
-    ByHand(
-        "raw table, by mask",
-        "node-d",
-        "iptables -t raw -I PREROUTING 1 -s 10.244.0.0/16 -d 10.244.0.0/16 -p udp -j DROP",
-        "iptables -t raw -D PREROUTING -s 10.244.0.0/16 -d 10.244.0.0/16 -p udp -j DROP",
-        "node.firewall_drop",
-        {"kind": "iptables-rule", "node": "node-d", "name": "raw/PREROUTING/1"},
-    ),
-    ByHand(
-        "neighbour entry of the tunnel gone",
-        "node-b",
-        "ip neigh del {d_vtep} dev {vxlan}",
-        "ip neigh replace {d_vtep} lladdr {d_mac} dev {vxlan} nud permanent",
-        "cni.vtep_missing",
-        {"kind": "neighbour", "node": "node-b"},
-        VXLAN,
-    ),
-    ByHand(
-        "stray route inside the pods' range",
-        "node-b",
-        "ip route add {d_half} via {b_gw} dev eth0",
-        "ip route del {d_half} via {b_gw} dev eth0",
-        "cni.cidr_overlap",
-        {"kind": "cidr", "node": "node-b"},
-    ),
-    ByHand(
-        "routing rule to a table that refuses",
-        "node-c",
-        "ip route add unreachable default table 77; ip rule add pref 90 from {pods} to {d_half} lookup 77",
-        "ip rule del pref 90; ip route flush table 77",
-        "node.route_stray_rule",
-        {"kind": "routing-rule", "node": "node-c", "name": "90"},
-    ),
-    ByHand(
-        "IPv6 route to the pods gone",
-        "node-b",
-        "ip -6 route del {d_cidr6}",
-        "ip -6 route add {d_route6}",
-        "cni.remote_route_missing",
-        {"kind": "route", "node": "node-b"},
-    ),
-    ByHand(
-        "an administrator's rule before those of policies",
-        "{guard}",
-        "iptables -I FORWARD 1 -p tcp -j ACCEPT",
-        "iptables -D FORWARD -p tcp -j ACCEPT",
-        "policy.enforcement_stale",
-        {"kind": "iptables-rule", "node": "{guard}", "name": "filter/FORWARD/1"},
-    ),
-    ByHand(
-        "a rule of policies that outlived them",
-        "node-d",
-        "chain=$(iptables -S KUBE-ROUTER-FORWARD | grep -m1 kubereach-endpoint | sed 's/.*-j //');"
-        ' iptables -I "$chain" 1 -p udp --dport 8700 -j REJECT',
-        "chain=$(iptables -S KUBE-ROUTER-FORWARD | grep -m1 kubereach-endpoint | sed 's/.*-j //');"
-        ' iptables -D "$chain" -p udp --dport 8700 -j REJECT',
-        "policy.enforcement_stale",
-        {"kind": "iptables-rule", "node": "node-d"},
-        ("flannel-vxlan", "flannel-host-gw"),
-    ),
-    ByHand(
-        "one port in the fabric",
-        "router",
-        "nft add table bridge hand; nft add chain bridge hand f '{{ type filter hook forward priority 0; }}'; nft add table ip hand; nft add chain ip hand f '{{ type filter hook forward priority 0; }}'; nft add rule bridge hand f ip saddr {a} ip daddr {b} udp dport 8701 drop; nft add rule ip hand f ip saddr {a} ip daddr {b} udp dport 8701 drop",
-        "nft delete table bridge hand; nft delete table ip hand",
-        "fabric.blocked",
-        {"kind": "path", "name": "node-a → node-b UDP"},
-    ),
-]
-
-
-async def guard(watched: Watched) -> str:
-    """A node with pods to guard: only there does it show that policies are not enforced."""
-    async with ApiClient.from_kubeconfig(Path(watched.state.kubeconfig)) as api:
-        return (await guarded(Bench(watched.plan, api), ""))[0].name
-
-
-def facts(watched: Watched) -> dict[str, str]:
-    """Names and addresses that the commands need."""
-    plan = watched.plan
-    vxlan = "vxlan.calico" if plan.spec.cni == "calico" else "flannel.1"
-    d = plan.node("node-d")
-    values = {n.name[-1]: n.ipv4 for n in plan.nodes}
-    values |= {f"{n.name[-1]}_gw": f"10.77.{n.segment}.1" for n in plan.nodes}
-    half = d.pod_cidr4.replace("/24", "/25").replace("/26", "/27")
-    values |= {"vxlan": vxlan, "d_half": half, "d_cidr6": d.pod_cidr6 or "", "c_routes": ""}
-    values |= {"pods": plan.cluster_cidr4, "guard": asyncio.run(guard(watched))}
-    values["d_route6"] = watched.run(
-        "node-b", "ip", "-6", "route", "show", "exact", d.pod_cidr6 or "", check=False
-    ).strip()
-    if plan.spec.cni != "flannel-host-gw":
-        neighbours = json.loads(watched.run("node-b", "ip", "-j", "-4", "neigh", "show", "dev", vxlan))
-        gateway = json.loads(watched.run("node-b", "ip", "-j", "route", "show", "exact", d.pod_cidr4))[0]["gateway"]
-        values |= {"d_vtep": gateway, "d_mac": next(n["lladdr"] for n in neighbours if n["dst"] == gateway)}
-    return values
-
-
-Kind = tuple[str, str]
-
-
-def dealt(code: str, kinds: list[Kind]) -> list[Kind]:
-    """One of the labs, always the same for a fault."""
-    return [kinds[sum(code.encode()) % len(kinds)]]
+from tests.lab.drills import ALIKE, EVERYWHERE, LABS, ByTwin, Kind, dealt
+from tests.lab.watched import CLEARED_S, Watched
 
 
 def telling(code: str, kinds: list[Kind]) -> list[Kind]:
     """The labs in which a fault has a face of its own, of those that it applies to.
 
-    Services and DNS are the same in all, and what `test_trace` breaks by hand is traced in all; the rules of policies
-    have one of two shapes.
+    Services and DNS are the same in all, and the rules of policies have one of two shapes.
     """
-    if code in TRACED or code.startswith(("service.", "dns.")):
+    if code in ALIKE or code.startswith(("service.", "dns.")):
         return dealt(code, kinds)
     return [kind for kind in kinds if kind != LABS[1]] if code.startswith("policy.") else kinds
 
 
 def drills() -> list[object]:
-    """Lab by lab: the faults that may look different there, and the breaks by hand.
+    """Lab by lab the faults that may look different there; one that looks alike in several labs is made in one of them.
 
-    A break by hand, and a fault that looks alike in several labs, is done in one of them, dealt out in turn; with
-    KUBEREACH_DRILLS=all in each.
+    With KUBEREACH_DRILLS=all each is made in each.
     """
     found: list[object] = []
-    everywhere = os.environ.get("KUBEREACH_DRILLS") == "all"
     for kind in LABS:
         spec = LabSpec("any", cni=kind[0], proxy=kind[1])
         for fault in all_faults():
             kinds = [k for k in LABS if fault.applies(LabSpec("any", cni=k[0], proxy=k[1]))]
-            if fault.applies(spec) and (everywhere or kind in telling(fault.code, kinds)):
+            if fault.applies(spec) and (EVERYWHERE or kind in telling(fault.code, kinds)):
                 found.append(pytest.param(kind, ByTwin(fault.code), id=f"{kind[0]}-{fault.code}"))
-        for number, hand in enumerate(HANDS):
-            kinds = [k for k in LABS if k[0] in hand.cnis]
-            if kind in (kinds if everywhere else [kinds[number % len(kinds)]]):
-                found.append(pytest.param(kind, hand, id=f"{kind[0]}-by hand-{hand.name}"))
     return found
 
 
-@pytest.mark.parametrize(("watched", "drill"), drills(), indirect=["watched"])
-def test_what_is_broken_is_named_and_clears(watched: Watched, drill: ByTwin | ByHand) -> None:
+@pytest.mark.parametrize(("drilled", "drill"), drills(), indirect=["drilled"])
+def test_what_is_broken_is_named_and_clears(drilled: Watched, drill: ByTwin) -> None:
     """The right cause on the very object that was broken, nothing beside it; and all is clear after healing."""
-    drill.run(watched)
-    watched.wait_healthy(CLEARED_S)
+    drill.run(drilled)
+    drilled.wait_healthy(CLEARED_S)
 
 
-@pytest.mark.parametrize("watched", [LABS[1]], ids=["flannel-host-gw"], indirect=True)
-def test_fault_that_does_not_apply_is_refused(watched: Watched) -> None:
+@pytest.mark.parametrize("drilled", [LABS[1]], ids=["flannel-host-gw"], indirect=True)
+def test_fault_that_does_not_apply_is_refused(drilled: Watched) -> None:
     """A tunnel cannot be broken where there is none; the refusal says so."""
     with pytest.raises(FaultError, match="does not apply"):
-        asyncio.run(switchboard.break_it(watched.plan, Path(watched.state.kubeconfig), "cni.vtep_missing"))
+        asyncio.run(switchboard.break_it(drilled.plan, Path(drilled.state.kubeconfig), "cni.vtep_missing"))

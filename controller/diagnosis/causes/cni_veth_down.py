@@ -7,37 +7,28 @@ from collections.abc import Iterator
 from controller.diagnosis.case import Case, Place
 from controller.diagnosis.catalogue import CauseType
 from controller.diagnosis.finding import Finding
-from controller.diagnosis.scope import Scope
+from controller.diagnosis.scope import around_pod
 from model.diagnosis import Cause, Evidence, Object
 from model.facts import Link
 from model.words import Network
 
 CODE = "cni.veth_down"
-ENDPOINT = "endpoint"
 
 
 def find(case: Case) -> Iterator[Finding]:
     """Yield the end of a pod's cable that is set down, at either end of the flow."""
     for place in (case.flow.source, case.flow.destination):
-        facts = case.facts.get(place.site)
-        if place.pod is None or facts is None:
+        cable = case.cable(place)
+        if cable is None:
             continue
-        host = case.host(place.node)
-        for own in facts.links or ():
-            far = next((k for k in (host.links or () if host else ()) if _are_ends(own, k)), None)
-            if own.kind != "veth" or far is None:
-                continue
-            if not far.up:
-                yield _finding(place, far, own, of_host=True)
-            elif not own.up:
-                yield _finding(place, own, far, of_host=False)
+        own, far = cable
+        if not far.up:
+            yield _finding(case, place, far, own, of_host=True)
+        elif not own.up:
+            yield _finding(case, place, own, far, of_host=False)
 
 
-def _are_ends(one: Link, other: Link) -> bool:
-    return (one.peer_index, one.index) == (other.index, other.peer_index) and other.kind == "veth"
-
-
-def _finding(place: Place, down: Link, far: Link, *, of_host: bool) -> Finding:
+def _finding(case: Case, place: Place, down: Link, far: Link, *, of_host: bool) -> Finding:
     pod = place.pod
     assert pod is not None
     where = f"{place.node}" if of_host else f"pod {pod.key}"
@@ -55,10 +46,7 @@ def _finding(place: Place, down: Link, far: Link, *, of_host: bool) -> Finding:
         fix=fix,
         suppresses=CAUSE.suppresses,
     )
-    # The pods that probe are the endpoints: their own link takes every path of the pod network with it.
-    probes = pod.labels.get("app.kubernetes.io/component") == ENDPOINT
-    scope = Scope(nodes=(place.node,), network=Network.POD) if probes else Scope(targets=(pod.uid,))
-    return Finding(cause=cause, scope=scope)
+    return Finding(cause=cause, scope=around_pod(case.flow, place))
 
 
 CAUSE = CauseType(

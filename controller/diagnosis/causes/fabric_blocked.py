@@ -61,8 +61,9 @@ def _tunnel(case: Case, node: str, seen: Seen) -> str:
 
 
 def _finding(case: Case, sender: str, receiver: str, left: tuple[int, str]) -> Finding:
-    count, tunnel = left
-    flow = case.flow
+    flow, count = case.flow, left[0]
+    # Where nothing passes between the hosts, that the pods' packets are in a tunnel makes no difference.
+    tunnel = left[1] if not _is_everything(case) else ""
     what = tunnel or _what(case)
     zones = _zones(case, sender, receiver, only_pods=bool(tunnel))
     name = f"{zones[0]} → {zones[1]}" if zones else f"{sender} → {receiver}"
@@ -93,15 +94,20 @@ def _finding(case: Case, sender: str, receiver: str, left: tuple[int, str]) -> F
 
 def _what(case: Case) -> str:
     """What is blocked between the pair: everything, one protocol, or one port of it, as probes beside it tell."""
+    if _is_everything(case):
+        return EVERYTHING
     flow = case.flow
     passing = {method for method, outcome in case.hosts.items() if outcome is Outcome.OK}
-    if len(case.hosts) > 1 and not passing:
-        return EVERYTHING
     protocol = "ICMP" if flow.method is Method.ICMP else flow.protocol.upper()
     if not flow.port:
         return protocol
     others = {Method.UDP if flow.protocol == "udp" else Method.TCP} & passing
     return f"{protocol} port {flow.port}" if others else protocol
+
+
+def _is_everything(case: Case) -> bool:
+    """Whether no method that was tried passes between the hosts."""
+    return len(case.hosts) > 1 and Outcome.OK not in case.hosts.values()
 
 
 def _zones(case: Case, sender: str, receiver: str, *, only_pods: bool) -> tuple[str, str] | None:

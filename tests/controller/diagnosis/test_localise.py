@@ -144,3 +144,29 @@ def test_incidents_survive_a_restart(tmp_path):
     (kept,) = IncidentBook(clock, tmp_path / "incidents.sqlite").list()
     assert kept.state is IncidentState.RESOLVED
     assert kept.resolved_at is not None
+
+
+def test_wider_words_for_the_same_way_replace_narrower_ones():
+    """The tunnel was seen to fail first, then the hosts: one incident, not two. Other things and other ways stay."""
+    book = IncidentBook(FixedClock())
+
+    def fabric(name: str, **scope: object) -> Finding:
+        cause = Cause(code="fabric.blocked", confidence=0.9, object=Object(kind="path", name=name), summary="…")
+        return Finding(cause=cause, scope=Scope(**scope))  # type: ignore[arg-type]
+
+    pair = (("node-a", "node-b"),)
+    tunnel = book.open((fabric("node-a → node-b UDP port 8472 (VXLAN)", pairs=pair, network=Network.POD),), NOW, ())
+    book.open((fabric("node-c → node-a all traffic", pairs=(("node-c", "node-a"),)),), NOW, ())
+    book.open((finding(Scope(pairs=pair)),), NOW, ())
+    _, statuses = world.statuses(cut("node-b") | cut("node-c"))
+    wrong = [s.path for s in statuses.values() if s.state is CellState.FAILING]
+    between = [p for p in wrong if p.source_node == "node-a" and p.destination == "node-b"]
+    everything = fabric("node-a → node-b all traffic", pairs=pair)
+    entries = book.open_entries()
+
+    def answered(found: Finding) -> list[str]:
+        return list(localise.superseded(entries, found.cause, found.scope, wrong, between[0]))
+
+    assert answered(everything) == [tunnel.id]
+    assert answered(fabric("node-a → node-b TCP", pairs=pair, network=Network.HOST)) == []
+    assert answered(finding(Scope())) == []

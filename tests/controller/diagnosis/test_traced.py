@@ -230,6 +230,21 @@ def test_fabric_is_named_by_both_ends(hosts, what):
     assert found(case)[0].object.name == f"node-a → node-b {what}"
 
 
+@pytest.mark.parametrize(
+    ("hosts", "what"),
+    [
+        pytest.param({Method.UDP: Outcome.OK, Method.TCP: Outcome.OK}, "UDP port 8472 (VXLAN)", id="the tunnel alone"),
+        pytest.param({Method.UDP: Outcome.TIMEOUT, Method.TCP: Outcome.TIMEOUT}, "all traffic", id="everything"),
+    ],
+)
+def test_of_the_pods_tunnel_it_is_said_only_where_the_hosts_reach_one_another(hosts, what):
+    """A pod's packets are lost in their tunnel; where the hosts' own are lost too, it is no matter of the tunnel."""
+    outer = "10.77.1.11>10.77.1.12"
+    trace = world.traced(world.pod_flow(), {"node-a": (world.seen("eth0", "out", 5, outer=outer),), "node-b": ()})
+    case = world.case(world.pod_flow(), burst=world.failed(), trace=trace, hosts=hosts)
+    assert found(case)[0].object.name == f"node-a → node-b {what}"
+
+
 def test_fabric_needs_both_ends():
     """With one end silent nobody can say where the packets went."""
     trace = world.traced(world.host_flow(), {"node-a": (world.seen("eth0", "out", 5),)})
