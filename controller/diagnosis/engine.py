@@ -22,7 +22,7 @@ from controller.diagnosis.catalogue import concerned
 from controller.diagnosis.enforced import guards_of_flow, to_try
 from controller.diagnosis.examine import Examiner, order_of
 from controller.diagnosis.finding import Finding
-from controller.diagnosis.flows import Question, question_of
+from controller.diagnosis.flows import Question, question_of, unready_behind
 from controller.diagnosis.localise import Suspect, fails_wrongly, passes_wrongly
 from controller.diagnosis.trace import Trace
 from controller.facts.journal import Journal, shortly_before
@@ -296,14 +296,29 @@ class Diagnoser:
         if not explain.is_decisive(findings):
             case = await self._examiner.second(case)
             findings += explain.late(case)
+        unready = [f for f in findings if f.cause.code == explain.NOT_READY]
+        if unready and (beneath := await self._beneath(case)):
+            findings = [*beneath, *(f for f in findings if f not in unready)]
         return case, explain.ordered(findings)
+
+    async def _beneath(self, case: Case) -> list[Finding]:
+        """What cuts off the pod of a Service that has no ready one: then that is why its probes fail, too."""
+        flow = unready_behind(case.flow, case.cluster)
+        if flow is None or await self._attempted(flow) in {Outcome.OK, Outcome.NOT_MEASURED}:
+            return []
+        case = replace(case, flow=flow, facts={}, after={}, silent={}, burst=None, trace=None)
+        case = await self._examiner.first(case, concerned(flow))
+        findings = explain.of_pod_network(explain.early(case))
+        if not findings:
+            findings = explain.of_pod_network(explain.late(await self._examiner.second(case)))
+        return findings
 
     async def _passes_still(self, flow: Flow) -> bool:
         """Whether the flow gets through, asked after the others: else what stops them may by now stop it as well."""
         return await self._attempted(flow) is Outcome.OK
 
     async def _attempted(self, flow: Flow) -> Outcome:
-        """What became of a forbidden connection: ok if any attempt got through, for a lost packet forbids nothing."""
+        """What becomes of a connection: ok if any attempt gets through, for a lost packet forbids nothing."""
         order = order_of(flow, count=2, interval_ms=200, timeout_ms=800)
         result = await self._agents.probe(flow.source.node, order, 2.5)
         if not isinstance(result, ProbeResult):

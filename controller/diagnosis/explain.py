@@ -13,6 +13,8 @@ from model.facts import Facts
 
 DECISIVE = 0.94
 INCONCLUSIVE = "inconclusive"
+NOT_READY = "service.endpoints_not_ready"
+POD_NETWORK = "cni."
 DENIALS = frozenset({"policy.ingress_denied", "policy.egress_denied", "policy.dns_denied"})
 
 
@@ -29,6 +31,11 @@ def late(case: Case) -> list[Finding]:
 def again(case: Case) -> tuple[Finding, ...]:
     """All that fits, best first, once something was added to the case."""
     return ordered([*early(case), *late(case)])
+
+
+def of_pod_network(findings: Iterable[Finding]) -> list[Finding]:
+    """Those of the pod network: it is they that leave a pod unready, whose probes get no answer."""
+    return [f for f in findings if f.cause.code.startswith(POD_NETWORK)]
 
 
 def denied(case: Case) -> list[Finding]:

@@ -78,6 +78,20 @@ def to_backend(flow: Flow, backend: Backend, cluster: ClusterState) -> Flow:
     )
 
 
+def unready_behind(flow: Flow, cluster: ClusterState) -> Flow | None:
+    """The flow to a pod that runs and is not ready, where a Service has no ready one; None without such a pod."""
+    service, port = flow.service, flow.service_port
+    if service is None or port is None or not flow.virtual_address:
+        return None
+    for backend in cluster.backends(service, port):
+        pod = cluster.pod_of(backend)
+        if pod is None or pod.node not in cluster.nodes or pod.deleting or pod.host_network or pod.waiting_reasons:
+            continue
+        if backend.family == flow.family and pod.phase == "Running":
+            return to_backend(flow, backend, cluster)
+    return None
+
+
 def _source(path: Path, cluster: ClusterState) -> Place | None:
     node = cluster.nodes.get(path.source_node)
     if node is None:

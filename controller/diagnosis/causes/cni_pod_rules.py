@@ -31,6 +31,7 @@ def _finding(case: Case, place: Place, walk: Walk, rule: RuleRef) -> Finding:
     assert pod is not None
     verb = "rejects" if walk.verdict == "reject" else "drops"
     what = f"rule {rule.position}" if rule.position else "the policy"
+    blamed = "a firewall rule" if rule.position else f"the policy of {rule.table} {rule.chain}"
     cause = Cause(
         code=CODE,
         confidence=0.93,
@@ -41,7 +42,7 @@ def _finding(case: Case, place: Place, walk: Walk, rule: RuleRef) -> Finding:
             name=f"{pod.name}/{rule.table}/{rule.chain}/{rule.position}",
             text=rule.text,
         ),
-        summary=f"a firewall rule inside pod {pod.key} {verb} {asked.protocol} {asked.source} → {asked.destination}",
+        summary=f"{blamed} inside pod {pod.key} {verb} {asked.protocol} {asked.source} → {asked.destination}",
         evidence=(
             Evidence(fact="rule", node=place.node, says=f"{rule.table} {rule.chain}, {what}: {rule.text}"),
             Evidence(
