@@ -18,6 +18,8 @@ from tests.lab.watched import CLEARED_S
 
 # Neither Services nor DNS nor the lab's enforcement of policies know how packets travel between nodes.
 ANYWHERE = ("service.", "dns.", "policy.")
+# Without a tunnel, flannel looks at its routes every 10 s and puts a missing one back.
+NOT_HERE = {"flannel-host-gw": {"IPv6 route to the pods gone"}}
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +42,7 @@ def drills() -> list[object]:
             if kind in kinds:
                 found.append(pytest.param(kind, ByTwin(fault.code), id=f"{kind[0]}-{fault.code}"))
         for number, hand in enumerate(HANDS):
-            kinds = [one for one in COMBINATIONS if one[0] in hand.cnis]
+            kinds = [k for k in COMBINATIONS if k[0] in hand.cnis and hand.name not in NOT_HERE.get(k[0], ())]
             if kinds and kinds[number % len(kinds)] == kind:
                 found.append(pytest.param(kind, hand, id=f"{kind[0]}-by hand-{hand.name}"))
     return found

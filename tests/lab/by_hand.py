@@ -135,7 +135,7 @@ HANDS = [
         "IPv6 route to the pods gone",
         "node-b",
         "ip -6 route del {d_cidr6}",
-        "ip -6 route add {d_route6}",
+        "ip -6 route replace {d_route6}",
         "cni.remote_route_missing",
         {"kind": "route", "node": "node-b"},
     ),
