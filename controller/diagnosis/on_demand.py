@@ -32,11 +32,13 @@ from controller.policy import PolicyModel
 from model.clock import Clock
 from model.diagnosis import Cause, Expectation, ProbeReport, Stop
 from model.netfilter import RuleTrace
-from model.probes import ProbeResult
+from model.probes import ProbeOrder, ProbeResult
 from model.trace import MAX_KEPT
 from model.words import Method, Outcome, Verdict
 
 EXAMINE_S = 9.0
+# So much longer a busy node may take to start what probes.
+SLOW_S = 4.0
 BLOCKED = frozenset({Outcome.TIMEOUT, Outcome.REFUSED, Outcome.UNREACHABLE, Outcome.RESET, Outcome.TOO_BIG})
 OPENED = {True: Verdict.HEALTHY, None: Verdict.HEALTHY, False: Verdict.UNEXPECTED_PASS}
 NAMELESS = frozenset({Outcome.NAME_NOT_FOUND, Outcome.SERVER_FAILURE})
@@ -80,8 +82,7 @@ class OnDemand:
             size=request.size,
         )
         limit_s = 2 + (request.count * request.interval_ms + request.timeout_ms) / 1000
-        answer = await self._agents.probe(question.flow.source.node, order, limit_s)
-        result = answer if isinstance(answer, ProbeResult) else ProbeResult(error=str(answer))
+        result = await self._measured(question.flow.source.node, order, limit_s)
         reached = _with_address(question, result)
         if reached is not None and reached is not question:
             expected = expectation_of(reached, self._policy())
@@ -134,6 +135,13 @@ class OnDemand:
             missing_evidence=_missing(result, case, found=bool(causes)),
             took_ms=int((self._clock.monotonic() - began) * 1000),
         )
+
+    async def _measured(self, node: str, order: ProbeOrder, limit_s: float) -> ProbeResult:
+        """What the agent measured; one that did not come to it in time, and goes on reporting, has another chance."""
+        answer = await self._agents.probe(node, order, limit_s)
+        if not isinstance(answer, ProbeResult) and self._tracer.speaks(node):
+            answer = await self._agents.probe(node, order, limit_s + SLOW_S)
+        return answer if isinstance(answer, ProbeResult) else ProbeResult(error=str(answer))
 
     def _uplinks(self) -> dict[str, str]:
         return {agent.node: agent.uplink for agent in self._agents.all() if agent.uplink}
