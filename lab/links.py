@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import Any
 
 from lab.fault import Bench, Command, FaultError
@@ -16,21 +17,51 @@ def bridged(spec: LabSpec) -> bool:
     return spec.cni.startswith("flannel")
 
 
-async def cable_of(bench: Bench, node: NodeSpec, pod_netns: str, name: str) -> Device:
+@dataclass(frozen=True, slots=True)
+class EndpointPod:
+    """The endpoint pod of a node: as one asks for it, as the API names it, its network namespace, and the arguments of
+    `kubereach probe` that show from another node what is wrong with it.
+    """
+
+    node: NodeSpec
+    asked: str
+    namespace: str
+    name: str
+    netns: str
+    probe: tuple[str, ...]
+
+
+async def endpoint_on(bench: Bench, on: str) -> EndpointPod:
+    """The endpoint pod of the node that `on` names; FaultError in a lab of one node."""
+    node = bench.node(on)
+    other = bench.other(node)
+    asked = await bench.pod_on(node.name)
+    pod = await bench.object("pods", asked, "pod/", asked)
+    return EndpointPod(
+        node=node,
+        asked=asked,
+        namespace=pod["metadata"]["namespace"],
+        name=pod["metadata"]["name"],
+        netns=bench.pod_netns(pod),
+        probe=(await bench.pod_on(other.name), asked, "--proto", "udp", "--family", "4"),
+    )
+
+
+async def cable_of(bench: Bench, pod: EndpointPod) -> Device:
     """The host's end of a pod's cable, as `ip -j link` has it; FaultError if there is none."""
-    own = json.loads(await bench.run(pod_netns, ["ip", "-j", "link", "show", "eth0"]))[0]
-    devices: list[Device] = json.loads(await bench.run(node.netns, ["ip", "-j", "link", "show"]))
+    own = json.loads(await bench.run(pod.netns, ["ip", "-j", "link", "show", "eth0"]))[0]
+    devices: list[Device] = json.loads(await bench.run(pod.node.netns, ["ip", "-j", "link", "show"]))
     found = next((d for d in devices if d["ifindex"] == own.get("link_index")), None)
     if found is None:
-        raise FaultError(f"{name} has no cable to {node.name}")
+        raise FaultError(f"{pod.asked} has no cable to {pod.node.name}")
     return found
 
 
-async def bridge_of(bench: Bench, node: NodeSpec, pod_netns: str, name: str) -> str:
+async def bridge_of(bench: Bench, pod: EndpointPod) -> str:
     """The bridge that a pod's cable is plugged into, by name; FaultError if there is none."""
-    bridge = (await cable_of(bench, node, pod_netns, name)).get("master", "")
+    bridge = (await cable_of(bench, pod)).get("master", "")
     if not bridge:
-        raise FaultError(f"the cable of {name} is plugged into no bridge of {node.name}")
+        raise FaultError(f"the cable of {pod.asked} is plugged into no bridge of {pod.node.name}")
     return str(bridge)
 
 

@@ -149,6 +149,12 @@ class Case:
         ends = ((own, far) for own in facts.links or () for far in host.links or () if _are_ends(own, far))
         return next(ends, None)
 
+    def plugged_into(self, place: Place) -> Link | None:
+        """The bridge that holds the host's end of a pod's cable; None where it has none."""
+        cable = self.cable(place)
+        master = self.link(place.node, cable[1].master) if cable is not None and cable[1].master else None
+        return master if master is not None and master.kind == "bridge" else None
+
     def bridge_of_pods(self, place: Place) -> Link | None:
         """The bridge of the node that holds the address by which a pod leaves its subnet; None without such a one."""
         facts, host = self.facts.get(place.site), self.host(place.node)

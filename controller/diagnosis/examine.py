@@ -17,7 +17,7 @@ from controller.diagnosis.case import Case, Flow, Site, outer_packets_of, packet
 from controller.diagnosis.catalogue import CauseType
 from controller.diagnosis.flows import Question, vantage_of
 from controller.diagnosis.trace import Trace
-from controller.diagnosis.tracing import Tracer
+from controller.diagnosis.tracing import Tracer, has_spoken
 from model.clock import Clock
 from model.facts import Facts, FactsOrder, Packet, RouteQuery
 from model.probes import HOST_ECHO_PORT, ProbeOrder, ProbeResult, Vantage
@@ -229,10 +229,7 @@ class Examiner:
         return agent is not None and agent.connected
 
     def _speaks(self, node: str) -> bool:
-        """Whether the agent has said something just now; one that has not is not waited for so long."""
-        agent = self._agents.get(node)
-        recent = agent is not None and self._clock.wall() - (agent.last_seen or 0.0) < QUIET_S
-        return recent and self._connected(node)
+        return has_spoken(self._agents.get(node), self._clock.wall(), QUIET_S)
 
     async def _facts(self, node: str, order: FactsOrder, limit_s: float) -> Facts | OrderError:
         """Facts of a node, within `limit_s`, or within SLOW_S as long as its agent speaks."""

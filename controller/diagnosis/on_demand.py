@@ -23,7 +23,7 @@ from controller.diagnosis.flows import Question
 from controller.diagnosis.hops import captured_of, told, with_rules
 from controller.diagnosis.request import dns_question, resolve
 from controller.diagnosis.trace import Trace
-from controller.diagnosis.tracing import COUNT, INTERVAL_MS, Tracer
+from controller.diagnosis.tracing import COUNT, INTERVAL_MS, Tracer, has_spoken
 from controller.diagnosis.way import way_of
 from controller.diagnosis.witness import Witness
 from controller.incident.book import IncidentBook
@@ -139,7 +139,7 @@ class OnDemand:
     async def _measured(self, node: str, order: ProbeOrder, limit_s: float) -> ProbeResult:
         """What the agent measured; one that did not come to it in time, and goes on reporting, has another chance."""
         answer = await self._agents.probe(node, order, limit_s)
-        if not isinstance(answer, ProbeResult) and self._tracer.speaks(node):
+        if not isinstance(answer, ProbeResult) and has_spoken(self._agents.get(node), self._clock.wall()):
             answer = await self._agents.probe(node, order, limit_s + SLOW_S)
         return answer if isinstance(answer, ProbeResult) else ProbeResult(error=str(answer))
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import msgspec
 
-from controller.cluster.state import Service, ServicePort
-from controller.diagnosis.case import Flow, Place
+from controller.cluster.state import Pod, Service, ServicePort
+from controller.diagnosis.case import Flow
 from controller.plan.paths import Path
 from model.words import MatrixKind, Method, Network
 
@@ -63,18 +63,15 @@ def _between(path: Path, pair: tuple[str, str]) -> bool:
     )
 
 
-def around_pod(flow: Flow, place: Place) -> Scope:
-    """What fails where the pod at one end of a flow is cut off, wholly or in part.
+def around_pod(flow: Flow, pod: Pod) -> Scope:
+    """What fails where a pod at an end of a flow is cut off, wholly or in part.
 
     The pods that probe are the endpoints: theirs takes every path of the node's pod network with it. Of another pod it
     is the paths to it, and those to the Service by which it was asked.
     """
-    pod = place.pod
-    if pod is None:
-        return Scope(nodes=(place.node,))
     if pod.is_endpoint:
-        return Scope(nodes=(place.node,), network=Network.POD)
-    if place == flow.destination and flow.service is not None:
+        return Scope(nodes=(pod.node,), network=Network.POD)
+    if pod == flow.destination.pod and flow.service is not None:
         return Scope(columns=columns_of(flow.service, flow.service_port))
     return Scope(targets=(pod.uid,))
 

@@ -10,7 +10,7 @@ import asyncio
 import secrets
 from collections.abc import Mapping
 
-from controller.agents import AgentRegistry, OrderError, Prompt
+from controller.agents import AgentInfo, AgentRegistry, OrderError, Prompt
 from controller.diagnosis.flows import Question
 from controller.diagnosis.trace import Trace
 from model.clock import Clock
@@ -113,7 +113,7 @@ class Tracer:
         }
         deaf: dict[str, str] = {}
         try:
-            limits = {node: ARMED_S if node == source or self.speaks(node) else QUIET_S for node in orders}
+            limits = {node: ARMED_S if node == source or self._speaks(node) else QUIET_S for node in orders}
             await asyncio.gather(*(_until_armed(armed[node], running[node], limits[node]) for node in orders))
             for node in [n for n, task in running.items() if not armed[n].done() and not task.done()]:
                 running.pop(node).cancel()
@@ -133,10 +133,13 @@ class Tracer:
         deaf |= {node: str(answer) for node, answer in answers.items() if isinstance(answer, OrderError)}
         return told, deaf
 
-    def speaks(self, node: str) -> bool:
-        """Whether the agent has said something just now; one that has not is not waited for so long."""
-        agent = self._agents.get(node)
-        return agent is not None and agent.connected and self._clock.wall() - (agent.last_seen or 0.0) < QUIET_S
+    def _speaks(self, node: str) -> bool:
+        return has_spoken(self._agents.get(node), self._clock.wall())
+
+
+def has_spoken(agent: AgentInfo | None, now_s: float, within_s: float = QUIET_S) -> bool:
+    """Whether an agent is connected and has said something just now; one that has not is not waited for so long."""
+    return agent is not None and agent.connected and now_s - (agent.last_seen or 0.0) < within_s
 
 
 async def _until_armed(

@@ -5,16 +5,14 @@ from __future__ import annotations
 import json
 
 from lab.fault import Bench, Broken, Command, Expected, Fault, FaultError
-from lab.links import bridge_of, bridged
+from lab.links import bridge_of, bridged, endpoint_on
 
 
 async def make(bench: Bench, on: str) -> Broken:
     """Delete the IPv4 address of the bridge that the endpoint pod of a node is plugged into."""
-    node = bench.node(on)
-    other = bench.other(node)
-    name = await bench.pod_on(node.name)
-    inside = bench.pod_netns(await bench.object("pods", name, "pod/", name))
-    bridge = await bridge_of(bench, node, inside, name)
+    pod = await endpoint_on(bench, on)
+    node = pod.node
+    bridge = await bridge_of(bench, pod)
     shown = json.loads(await bench.run(node.netns, ["ip", "-4", "-j", "addr", "show", "dev", bridge]))
     held = [f"{a['local']}/{a['prefixlen']}" for one in shown for a in one.get("addr_info", ())]
     if not held:
@@ -25,7 +23,7 @@ async def make(bench: Bench, on: str) -> Broken:
         on=f"node/{node.name}",
         says=f"{bridge} of {node.name} has lost {held[0]}, the gateway of its pods",
         expected=(Expected(code=FAULT.code, kind="device", node=node.name, name=bridge),),
-        probe=(await bench.pod_on(other.name), name, "--proto", "udp", "--family", "4"),
+        probe=pod.probe,
         undo=(Command(node.netns, ("ip", "addr", "add", held[0], "brd", "+", "dev", bridge)),),
     )
 

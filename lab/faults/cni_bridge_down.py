@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from lab.fault import Bench, Broken, Command, Expected, Fault
-from lab.links import bridge_of, bridged, lost_with
+from lab.links import bridge_of, bridged, endpoint_on, lost_with
 
 
 async def make(bench: Bench, on: str) -> Broken:
     """Set down the bridge that the endpoint pod of a node is plugged into."""
-    node = bench.node(on)
-    other = bench.other(node)
-    name = await bench.pod_on(node.name)
-    inside = bench.pod_netns(await bench.object("pods", name, "pod/", name))
-    bridge = await bridge_of(bench, node, inside, name)
+    pod = await endpoint_on(bench, on)
+    node = pod.node
+    bridge = await bridge_of(bench, pod)
     lost = await lost_with(bench, node, bridge)
     await bench.run(node.netns, ["ip", "link", "set", bridge, "down"])
     return Broken(
@@ -20,7 +18,7 @@ async def make(bench: Bench, on: str) -> Broken:
         on=f"node/{node.name}",
         says=f"{bridge}, the bridge of the pods of {node.name}, is down",
         expected=(Expected(code=FAULT.code, kind="device", node=node.name, name=bridge),),
-        probe=(await bench.pod_on(other.name), name, "--proto", "udp", "--family", "4"),
+        probe=pod.probe,
         undo=(Command(node.netns, ("ip", "link", "set", bridge, "up")), *lost),
     )
 

@@ -3,34 +3,31 @@
 from __future__ import annotations
 
 from lab.fault import Bench, Broken, Command, Expected, Fault
+from lab.links import endpoint_on
 
 RULE = ("INPUT", "-p", "udp", "--dport", "8700", "-j", "DROP")
 
 
 async def make(bench: Bench, on: str) -> Broken:
     """Drop the probes' own port in the endpoint pod of a node."""
-    node = bench.node(on)
-    other = bench.other(node)
-    name = await bench.pod_on(node.name)
-    pod = await bench.object("pods", name, "pod/", name)
-    inside = bench.pod_netns(pod)
-    await bench.run(inside, ["iptables", "-A", *RULE])
-    meta = pod["metadata"]
+    pod = await endpoint_on(bench, on)
+    node = pod.node
+    await bench.run(pod.netns, ["iptables", "-A", *RULE])
     return Broken(
         code=FAULT.code,
         on=f"node/{node.name}",
-        says=f"{name} itself drops UDP to port 8700",
+        says=f"{pod.asked} itself drops UDP to port 8700",
         expected=(
             Expected(
                 code=FAULT.code,
                 kind="iptables-rule",
                 node=node.name,
-                namespace=meta["namespace"],
-                name=f"{meta['name']}/filter/INPUT/1",
+                namespace=pod.namespace,
+                name=f"{pod.name}/filter/INPUT/1",
             ),
         ),
-        probe=(await bench.pod_on(other.name), name, "--proto", "udp", "--family", "4"),
-        undo=(Command(inside, ("iptables", "-D", *RULE)),),
+        probe=pod.probe,
+        undo=(Command(pod.netns, ("iptables", "-D", *RULE)),),
     )
 
 

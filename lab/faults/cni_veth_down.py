@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from lab.fault import Bench, Broken, Command, Expected, Fault
-from lab.links import cable_of, lost_with
+from lab.links import cable_of, endpoint_on, lost_with
 
 
 async def make(bench: Bench, on: str) -> Broken:
     """Set down the host's end of the endpoint pod's cable on a node."""
-    node = bench.node(on)
-    other = bench.other(node)
-    name = await bench.pod_on(node.name)
-    pod = await bench.object("pods", name, "pod/", name)
-    device = (await cable_of(bench, node, bench.pod_netns(pod), name))["ifname"]
+    pod = await endpoint_on(bench, on)
+    node = pod.node
+    device = (await cable_of(bench, pod))["ifname"]
     lost = await lost_with(bench, node, device)
     await bench.run(node.netns, ["ip", "link", "set", device, "down"])
     return Broken(
         code=FAULT.code,
         on=f"node/{node.name}",
-        says=f"{device} of {node.name}, the cable of {name}, is down",
+        says=f"{device} of {node.name}, the cable of {pod.asked}, is down",
         expected=(Expected(code=FAULT.code, kind="device", node=node.name, name=device),),
-        probe=(await bench.pod_on(other.name), name, "--proto", "udp", "--family", "4"),
+        probe=pod.probe,
         undo=(Command(node.netns, ("ip", "link", "set", device, "up")), *lost),
     )
 

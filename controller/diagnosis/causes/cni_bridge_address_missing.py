@@ -18,14 +18,13 @@ CODE = "cni.bridge_address_missing"
 def find(case: Case) -> Iterator[Finding]:
     """Yield the bridge of a pod whose gateway, out of the node's own pod CIDR, is no address of the node."""
     for place in (case.flow.source, case.flow.destination):
-        cable, pod, host = case.cable(place), case.facts.get(place.site), case.host(place.node)
-        if cable is None or pod is None or host is None or host.addresses is None:
+        bridge, pod, host = case.plugged_into(place), case.facts.get(place.site), case.host(place.node)
+        if bridge is None or pod is None or host is None or host.addresses is None:
             continue
-        bridge = case.link(place.node, cable[1].master) if cable[1].master else None
         held = {address.address for address in host.addresses}
         gateways = [r.gateway for r in pod.routes or () if r.gateway and r.family == case.flow.family]
         lacking = next((g for g in gateways if g not in held and case.pod_cidr_of(place.node, g)), "")
-        if bridge is not None and bridge.kind == "bridge" and lacking and not held.intersection(gateways):
+        if lacking and not held.intersection(gateways):
             yield _finding(case, place, bridge, lacking)
 
 

@@ -18,9 +18,8 @@ CODE = "cni.bridge_down"
 def find(case: Case) -> Iterator[Finding]:
     """Yield the bridge that holds the host's end of a pod's cable, at either end of the flow, if it is set down."""
     for place in (case.flow.source, case.flow.destination):
-        cable = case.cable(place)
-        bridge = case.link(place.node, cable[1].master) if cable is not None and cable[1].master else None
-        if cable is not None and bridge is not None and bridge.kind == "bridge" and not bridge.up:
+        cable, bridge = case.cable(place), case.plugged_into(place)
+        if cable is not None and bridge is not None and not bridge.up:
             yield _finding(place, bridge, cable[1])
 
 

@@ -48,7 +48,7 @@ def _finding(case: Case, place: Place, other: Place, routes: list[Route]) -> Fin
         fix=f"in the pod's namespace: ip route add default via {gateway}; or {renewed}" if gateway else renewed,
         suppresses=CAUSE.suppresses,
     )
-    return Finding(cause=cause, scope=around_pod(case.flow, place))
+    return Finding(cause=cause, scope=around_pod(case.flow, pod))
 
 
 def _gateway(case: Case, place: Place) -> str:

@@ -54,7 +54,7 @@ def _finding(case: Case, place: Place, walk: Walk, rule: RuleRef) -> Finding:
         fix=f"in the pod's namespace: {rule.delete_command}",
         suppresses=CAUSE.suppresses,
     )
-    return Finding(cause=cause, scope=around_pod(case.flow, place))
+    return Finding(cause=cause, scope=around_pod(case.flow, pod))
 
 
 CAUSE = CauseType(

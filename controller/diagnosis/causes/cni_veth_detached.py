@@ -38,7 +38,7 @@ def _finding(case: Case, place: Place, port: Link, bridge: Link) -> Finding:
         fix=f"ip link set {port.name} master {bridge.name}",
         suppresses=CAUSE.suppresses,
     )
-    return Finding(cause=cause, scope=around_pod(case.flow, place))
+    return Finding(cause=cause, scope=around_pod(case.flow, pod))
 
 
 CAUSE = CauseType(

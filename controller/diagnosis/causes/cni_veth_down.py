@@ -46,7 +46,7 @@ def _finding(case: Case, place: Place, down: Link, far: Link, *, of_host: bool) 
         fix=fix,
         suppresses=CAUSE.suppresses,
     )
-    return Finding(cause=cause, scope=around_pod(case.flow, place))
+    return Finding(cause=cause, scope=around_pod(case.flow, pod))
 
 
 CAUSE = CauseType(
